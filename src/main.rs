@@ -1,0 +1,2 @@
+//! ckload
+fn main() {}
