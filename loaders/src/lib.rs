@@ -1,1 +1,41 @@
-//! loaders
+//! Checkpoint formats, read planning and parallel reading into pooled buffers: the loader under `ckload`.
+//!
+//! A tensor's way: a path becomes files (`source`), their headers become [`TensorInfo`]s (`format`), a [`Select`] narrows them, a pure
+//! function plans reads and places (`plan`), workers fill buffers of a [`ckload_pool::BufferPool`] (`read`), and a [`Tensor`] owns its
+//! bytes until its last clone is dropped and the buffer goes back.
+//!
+//! See [`Loader`] for an example. The crate names no machine-learning framework and prints nothing.
+
+mod checkpoint;
+mod dtype;
+mod error;
+mod format;
+mod loader;
+mod memory;
+mod model;
+mod observer;
+mod plan;
+mod read;
+mod report;
+mod select;
+mod source;
+mod stream;
+mod tensor;
+pub mod usage;
+
+pub use bytes::Bytes;
+pub use bytesize::ByteSize;
+
+pub use self::checkpoint::{Checkpoint, FileInfo, TensorInfo};
+pub use self::dtype::{Dtype, Element};
+pub use self::error::Error;
+pub use self::format::Format;
+pub use self::loader::Loader;
+pub use self::model::Model;
+pub use self::observer::{Observer, Planned, ReadDone, Source};
+pub use self::plan::{Part, Place, Plan, Read};
+pub use self::read::{Io, UnknownIo};
+pub use self::report::{AllocationReport, IoReport, Report};
+pub use self::select::Select;
+pub use self::stream::Stream;
+pub use self::tensor::Tensor;

@@ -1,0 +1,297 @@
+//! A checkpoint that was opened: its headers are read, its tensors are known, none is loaded.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::format::{Format, safetensors};
+use crate::source::{self, Source};
+use crate::{Dtype, Error, Select};
+
+/// A file of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct FileInfo {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its size in bytes, header included.
+    pub bytes: u64,
+}
+
+/// A tensor of a checkpoint: what its file's header says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TensorInfo {
+    /// Its name, unique in the checkpoint.
+    pub name: String,
+    /// The type of its elements.
+    pub dtype: Dtype,
+    /// Its dimensions, outermost first; empty for a scalar.
+    pub shape: Vec<u64>,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// The file that holds it, as an index into [`Checkpoint::files`].
+    pub file: usize,
+    /// Its first byte, from the start of the file.
+    pub offset: u64,
+}
+
+/// A checkpoint whose headers were read; cheap to clone.
+///
+/// Opening reads kilobytes, whatever the checkpoint's size. The files themselves are opened again by each load, which refuses
+/// files that are not those whose headers were read.
+///
+/// ```no_run
+/// # fn main() -> Result<(), ckload_loaders::Error> {
+/// let checkpoint = ckload_loaders::Checkpoint::open("model.safetensors")?;
+/// for tensor in checkpoint.tensors() {
+///     println!("{} {} {:?}", tensor.name, tensor.dtype, tensor.shape);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    opened: Arc<Opened>,
+    tensors: Arc<Tensors>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    path: PathBuf,
+    format: Format,
+    files: Vec<FileInfo>,
+    identities: Vec<Identity>,
+    metadata: BTreeMap<String, String>,
+    open_time: Duration,
+}
+
+/// The tensors in file order, and where each name is.
+#[derive(Debug, Default)]
+struct Tensors {
+    infos: Vec<TensorInfo>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Tensors {
+    fn push(&mut self, info: TensorInfo) {
+        self.by_name.insert(info.name.clone(), self.infos.len());
+        self.infos.push(info);
+    }
+}
+
+impl Checkpoint {
+    /// Reads the headers of the checkpoint at `path`: a `.safetensors` file, a folder, or a `.safetensors.index.json`.
+    ///
+    /// In a folder an index decides which files belong to the checkpoint; without one every `.safetensors` file does.
+    ///
+    /// # Errors
+    ///
+    /// The path cannot be read or holds no checkpoint; a header breaks a rule of its format; a file is shorter or longer than its
+    /// header says; an index does not fit its files. See [`Error`] for each.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let start = Instant::now();
+        let path = path.as_ref();
+        let Source { files, index } = source::find(path)?;
+        let mut opened = Opened {
+            path: path.to_owned(),
+            format: Format::Safetensors,
+            files: Vec::with_capacity(files.len()),
+            identities: Vec::with_capacity(files.len()),
+            metadata: BTreeMap::new(),
+            open_time: Duration::ZERO,
+        };
+        let mut tensors = Tensors::default();
+        for (number, path) in files.into_iter().enumerate() {
+            let shard = index
+                .as_ref()
+                .map(|(_, index)| index.shards[number].0.as_str());
+            let file = File::open(&path).map_err(Error::io("open", &path))?;
+            let metadata = file.metadata().map_err(Error::io("open", &path))?;
+            let header = safetensors::read_header(&path, &file, metadata.len())?;
+            for (key, value) in header.metadata {
+                opened.metadata.entry(key).or_insert(value);
+            }
+            for described in header.tensors {
+                if let (Some((_, index)), Some(shard)) = (&index, shard)
+                    && index
+                        .weight_map
+                        .get(&described.name)
+                        .is_some_and(|owner| owner != shard)
+                {
+                    continue; // the index takes this tensor from another file
+                }
+                if let Some(&first) = tensors.by_name.get(&described.name) {
+                    let first = &opened.files[tensors.infos[first].file];
+                    return Err(Error::DuplicateTensor {
+                        path,
+                        first: first.path.clone(),
+                        tensor: described.name,
+                    });
+                }
+                tensors.push(TensorInfo {
+                    name: described.name,
+                    dtype: described.dtype,
+                    shape: described.shape,
+                    bytes: described.bytes,
+                    file: number,
+                    offset: described.offset,
+                });
+            }
+            opened.identities.push(Identity::of(&metadata));
+            opened.files.push(FileInfo {
+                bytes: metadata.len(),
+                path,
+            });
+        }
+        if let Some((path, index)) = index
+            && let Some((tensor, shard)) = index
+                .weight_map
+                .iter()
+                .find(|(name, _)| !tensors.by_name.contains_key(*name))
+        {
+            return Err(Error::NotInShard {
+                path,
+                tensor: tensor.clone(),
+                shard: shard.clone(),
+            });
+        }
+        opened.open_time = start.elapsed();
+        Ok(Self {
+            opened: Arc::new(opened),
+            tensors: Arc::new(tensors),
+        })
+    }
+
+    /// The path as it was given.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.opened.path
+    }
+
+    /// The format of the files.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        self.opened.format
+    }
+
+    /// The files, in the order in which they are read.
+    #[must_use]
+    pub fn files(&self) -> &[FileInfo] {
+        &self.opened.files
+    }
+
+    /// The tensors in file order: by file, then by their place in it.
+    #[must_use]
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors.infos
+    }
+
+    /// The tensor called `name`.
+    #[must_use]
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.position(name).map(|at| &self.tensors.infos[at])
+    }
+
+    /// The free-form metadata of the files' headers; where several files have a key, the first one's value.
+    #[must_use]
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.opened.metadata
+    }
+
+    /// The bytes of all tensors together.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.tensors.infos.iter().map(|info| info.bytes).sum()
+    }
+
+    /// How long it took to find the files and to read their headers.
+    #[must_use]
+    pub fn open_time(&self) -> Duration {
+        self.opened.open_time
+    }
+
+    /// The same checkpoint with only the tensors that `select` admits.
+    #[must_use]
+    pub fn select(&self, select: &Select) -> Self {
+        self.only(|info| select.admits(&info.name))
+    }
+
+    /// The same checkpoint with only the tensors that `admitted` is true of.
+    pub(crate) fn only(&self, admitted: impl Fn(&TensorInfo) -> bool) -> Self {
+        let mut tensors = Tensors::default();
+        for info in self.tensors().iter().filter(|info| admitted(info)) {
+            tensors.push(info.clone());
+        }
+        Self {
+            opened: Arc::clone(&self.opened),
+            tensors: Arc::new(tensors),
+        }
+    }
+
+    /// Where `name` is in [`Checkpoint::tensors`].
+    pub(crate) fn position(&self, name: &str) -> Option<usize> {
+        self.tensors.by_name.get(name).copied()
+    }
+
+    /// Refuses `file`, opened for number `number` of the files, if it is not the one whose header was read.
+    pub(crate) fn check_unchanged(&self, number: usize, file: &File) -> Result<(), Error> {
+        let path = &self.opened.files[number].path;
+        let metadata = file.metadata().map_err(Error::io("inspect", path))?;
+        match self.opened.identities[number].difference(&Identity::of(&metadata)) {
+            None => Ok(()),
+            Some(what) => Err(Error::Changed {
+                path: path.clone(),
+                what,
+            }),
+        }
+    }
+
+    /// The tensor whose bytes hold offset `at` of file number `file`, for an error's message.
+    pub(crate) fn tensor_at(&self, file: usize, at: u64) -> Option<&TensorInfo> {
+        let after = self
+            .tensors
+            .infos
+            .partition_point(|info| (info.file, info.offset) <= (file, at));
+        self.tensors.infos[..after]
+            .iter()
+            .rev()
+            .find(|info| info.file == file && at < info.offset + info.bytes)
+    }
+}
+
+/// What tells a file from one that took its place.
+#[derive(Debug, PartialEq, Eq)]
+struct Identity {
+    bytes: u64,
+    modified: (i64, i64),
+    inode: (u64, u64),
+}
+
+impl Identity {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            inode: (metadata.dev(), metadata.ino()),
+        }
+    }
+
+    /// What differs in `now`, if anything does.
+    fn difference(&self, now: &Self) -> Option<&'static str> {
+        if self.inode != now.inode {
+            Some("another file has taken its place")
+        } else if self.bytes != now.bytes {
+            Some("its size differs")
+        } else if self.modified != now.modified {
+            Some("its modification time differs")
+        } else {
+            None
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! What can go wrong, with the file, the place and the remedy.
+
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use ckload_pool::GetError;
+
+/// Why a checkpoint could not be opened or loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused an operation on a file.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried: "open", "read the folder", …
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+
+    /// A folder holds no checkpoint, or the path is neither a file nor a folder.
+    #[error("{} {reason}; point at a .safetensors file, a folder of them, or a .safetensors.index.json", path.display())]
+    NoCheckpoint {
+        /// The path as given.
+        path: PathBuf,
+        /// What was found instead.
+        reason: &'static str,
+    },
+
+    /// The file is a Git LFS pointer: a few lines of text that stand for the real file.
+    #[error(
+        "{} is a Git LFS pointer, not the checkpoint itself{}; run `git lfs pull` in its repository, or download the file again",
+        path.display(),
+        bytes.map(|bytes| format!(" (which has {bytes} bytes)")).unwrap_or_default()
+    )]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+        /// The size in bytes of the file that it stands for, if the pointer says so.
+        bytes: Option<u64>,
+    },
+
+    /// The file is a web page, as a server sends it in place of a file that it does not give out.
+    #[error(
+        "{} is an HTML page that was saved under the model's name; download it again (a login or an access token may be needed)",
+        path.display()
+    )]
+    HtmlPage {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// The file is of another format.
+    #[error("{} is not a safetensors file: it looks like {found}", path.display())]
+    OtherFormat {
+        /// The file.
+        path: PathBuf,
+        /// What its first bytes say that it is.
+        found: &'static str,
+    },
+
+    /// The file is shorter than its own header says.
+    #[error(
+        "{} is incomplete: {found} of {expected} bytes, {} are missing; the download stopped short, fetch the file again",
+        path.display(),
+        expected.saturating_sub(*found)
+    )]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// The size in bytes that the header promises.
+        expected: u64,
+        /// The size in bytes that the file has.
+        found: u64,
+    },
+
+    /// The file goes on after the last tensor.
+    #[error(
+        "{} has {} bytes after its last tensor ({found} bytes, {expected} are described); the format allows none, fetch the file again",
+        path.display(),
+        found.saturating_sub(*expected)
+    )]
+    TrailingBytes {
+        /// The file.
+        path: PathBuf,
+        /// The size in bytes that the header describes.
+        expected: u64,
+        /// The size in bytes that the file has.
+        found: u64,
+    },
+
+    /// The file's header breaks a rule of its format.
+    #[error("{} is not a valid {format} file: {place}: {reason}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// The format whose rule is broken.
+        format: &'static str,
+        /// Where: a byte range, or a tensor's name.
+        place: String,
+        /// Which rule.
+        reason: String,
+    },
+
+    /// An index names a file that its folder lacks.
+    #[error(
+        "{} names the file {shard:?}, which is not in its folder; download the missing shard",
+        path.display()
+    )]
+    MissingShard {
+        /// The index.
+        path: PathBuf,
+        /// The file's name as the index gives it.
+        shard: String,
+    },
+
+    /// An index names a file outside its own folder.
+    #[error(
+        "{} names the file {shard:?}, which leaves the index's folder; refused, an index may only name files beside it",
+        path.display()
+    )]
+    ShardOutsideFolder {
+        /// The index.
+        path: PathBuf,
+        /// The file's name as the index gives it.
+        shard: String,
+    },
+
+    /// An index places a tensor in a file that does not hold it.
+    #[error(
+        "{} places the tensor {tensor:?} in {shard:?}, which does not hold it; index and files are from different downloads, fetch them together",
+        path.display()
+    )]
+    NotInShard {
+        /// The index.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// The file's name as the index gives it.
+        shard: String,
+    },
+
+    /// Two files of a checkpoint hold a tensor of the same name.
+    #[error(
+        "the tensor {tensor:?} is in {} and in {} as well; point at one of the files, or at the index",
+        first.display(),
+        path.display()
+    )]
+    DuplicateTensor {
+        /// The second file.
+        path: PathBuf,
+        /// The first file.
+        first: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+    },
+
+    /// The file is not the one any more whose header was read.
+    #[error("{} changed since it was opened ({what}); open the checkpoint again", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// What differs: "its size", "its modification time", …
+        what: &'static str,
+    },
+
+    /// A tensor's bytes could not be read.
+    #[error(
+        "cannot read bytes {}..{} of {} (tensor {tensor:?}): {source}",
+        range.start,
+        range.end,
+        path.display()
+    )]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The tensor whose bytes were being read.
+        tensor: String,
+        /// The bytes of the file that were asked for.
+        range: Range<u64>,
+        /// The operating system's answer; `UnexpectedEof` if the file ended early.
+        source: io::Error,
+    },
+
+    /// The memory for a load was not to be had.
+    #[error("no memory for the load: {source}")]
+    Memory {
+        /// The pool's answer.
+        source: GetError,
+    },
+
+    /// The checkpoint's tensors do not fit the memory that the pool may hold.
+    #[error(
+        "a resident load needs {needed} bytes, the pool may hold {max_bytes}; raise its max_bytes, or stream the checkpoint"
+    )]
+    PoolTooSmall {
+        /// The bytes that the load needs at once.
+        needed: u64,
+        /// The pool's limit in bytes.
+        max_bytes: u64,
+    },
+
+    /// A tensor is larger than the stream's budget.
+    #[error(
+        "the tensor {tensor:?} needs {needed} bytes, more than the stream's budget of {}; the smallest budget that works is {needed} bytes",
+        budget.as_u64()
+    )]
+    BudgetTooSmall {
+        /// The tensor's name.
+        tensor: String,
+        /// The smallest budget in bytes that admits every tensor of the stream.
+        needed: u64,
+        /// The budget.
+        budget: ByteSize,
+    },
+
+    /// The consumer of a stream keeps so many tensors that no further one fits the budget.
+    #[error(
+        "{held} of the stream's budget of {} bytes are in tensors that the consumer still holds, and the next needs {needed}; nothing was dropped in {waited:?}: drop tensors as they are used, or raise the budget",
+        budget.as_u64()
+    )]
+    BudgetHeld {
+        /// The bytes in tensors that were delivered and not dropped yet.
+        held: u64,
+        /// The bytes that the next tensor needs.
+        needed: u64,
+        /// The budget.
+        budget: ByteSize,
+        /// How long the stream waited.
+        waited: Duration,
+    },
+
+    /// No tensor has the name.
+    #[error("{} has no tensor {tensor:?}", path.display())]
+    UnknownTensor {
+        /// The checkpoint as it was opened.
+        path: PathBuf,
+        /// The name that was asked for.
+        tensor: String,
+    },
+
+    /// The caller's memory does not fit the tensor, or a tensor was given memory twice.
+    #[error("the memory given for the tensor {tensor:?} does not fit: {reason}")]
+    Target {
+        /// The tensor's name.
+        tensor: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A tensor was asked for as a type that its bytes are not.
+    #[error("the tensor {tensor:?} is {dtype}, which cannot be viewed as a slice of {requested}")]
+    WrongDtype {
+        /// The tensor's name.
+        tensor: String,
+        /// Its element type.
+        dtype: crate::Dtype,
+        /// The Rust type that was asked for.
+        requested: &'static str,
+    },
+
+    /// A pattern is not a valid glob.
+    #[error("{pattern:?} is not a valid glob: {source}")]
+    Pattern {
+        /// The pattern as given.
+        pattern: String,
+        /// What is wrong with it.
+        source: globset::Error,
+    },
+
+    /// The loader's threads could not be started.
+    #[error("cannot start the loader's threads: {source}")]
+    Threads {
+        /// The cause.
+        source: rayon::ThreadPoolBuildError,
+    },
+
+    /// A worker of a stream panicked; the stream has ended.
+    #[error("a worker of the stream panicked: {message}")]
+    WorkerPanicked {
+        /// The panic's message.
+        message: String,
+    },
+}
+
+impl Error {
+    /// A stable word for the kind of error, in snake case, for scripts.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "io",
+            Self::NoCheckpoint { .. } => "no_checkpoint",
+            Self::LfsPointer { .. } => "lfs_pointer",
+            Self::HtmlPage { .. } => "html_page",
+            Self::OtherFormat { .. } => "other_format",
+            Self::Truncated { .. } => "truncated",
+            Self::TrailingBytes { .. } => "trailing_bytes",
+            Self::Malformed { .. } => "malformed",
+            Self::MissingShard { .. } => "missing_shard",
+            Self::ShardOutsideFolder { .. } => "shard_outside_folder",
+            Self::NotInShard { .. } => "not_in_shard",
+            Self::DuplicateTensor { .. } => "duplicate_tensor",
+            Self::Changed { .. } => "changed",
+            Self::Read { .. } => "read",
+            Self::Memory { .. } => "memory",
+            Self::PoolTooSmall { .. } => "pool_too_small",
+            Self::BudgetTooSmall { .. } => "budget_too_small",
+            Self::BudgetHeld { .. } => "budget_held",
+            Self::UnknownTensor { .. } => "unknown_tensor",
+            Self::Target { .. } => "target",
+            Self::WrongDtype { .. } => "wrong_dtype",
+            Self::Pattern { .. } => "pattern",
+            Self::Threads { .. } => "threads",
+            Self::WorkerPanicked { .. } => "worker_panicked",
+        }
+    }
+
+    /// The file or folder that the error is about, if it is about one.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Io { path, .. }
+            | Self::NoCheckpoint { path, .. }
+            | Self::LfsPointer { path, .. }
+            | Self::HtmlPage { path }
+            | Self::OtherFormat { path, .. }
+            | Self::Truncated { path, .. }
+            | Self::TrailingBytes { path, .. }
+            | Self::Malformed { path, .. }
+            | Self::MissingShard { path, .. }
+            | Self::ShardOutsideFolder { path, .. }
+            | Self::NotInShard { path, .. }
+            | Self::DuplicateTensor { path, .. }
+            | Self::Changed { path, .. }
+            | Self::Read { path, .. }
+            | Self::UnknownTensor { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The index of a checkpoint in several files: `model.safetensors.index.json`, as Hugging Face's `transformers` writes it.
+//!
+//! One JSON object; its `weight_map` maps each tensor's name to the file, beside the index, that holds it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::safetensors::{MAX_HEADER_BYTES, UniqueMap};
+use crate::Error;
+
+/// An index, checked by itself: its files exist beside it, its names are unique.
+pub(crate) struct Index {
+    /// From tensor name to file name.
+    pub(crate) weight_map: BTreeMap<String, String>,
+    /// The files that it names, in the order of their names, with the path of each.
+    pub(crate) shards: Vec<(String, PathBuf)>,
+}
+
+#[derive(Deserialize)]
+struct Content {
+    weight_map: UniqueMap,
+}
+
+impl Index {
+    pub(crate) fn read(path: &Path) -> Result<Self, Error> {
+        let malformed = |reason: String| Error::Malformed {
+            path: path.to_owned(),
+            format: "safetensors index",
+            place: "the JSON object".to_owned(),
+            reason,
+        };
+        let bytes = fs::metadata(path).map_err(Error::io("open", path))?.len();
+        if bytes > MAX_HEADER_BYTES {
+            return Err(malformed(format!(
+                "an index of {bytes} bytes is over the limit of {MAX_HEADER_BYTES}"
+            )));
+        }
+        let json = fs::read(path).map_err(Error::io("read", path))?;
+        let content: Content =
+            serde_json::from_slice(&json).map_err(|error| malformed(error.to_string()))?;
+        let weight_map = content.weight_map.0;
+        let mut names: Vec<&String> = weight_map.values().collect();
+        names.sort_unstable();
+        names.dedup();
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let shards = names
+            .into_iter()
+            .map(|name| Ok((name.clone(), shard_path(path, folder, name)?)))
+            .collect::<Result<_, Error>>()?;
+        Ok(Self { weight_map, shards })
+    }
+}
+
+/// The path of the file that `index` calls `name`: beside it or below it, and there.
+fn shard_path(index: &Path, folder: &Path, name: &str) -> Result<PathBuf, Error> {
+    let inside = !name.is_empty()
+        && !name.contains('\0')
+        && Path::new(name)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if !inside {
+        return Err(Error::ShardOutsideFolder {
+            path: index.to_owned(),
+            shard: name.to_owned(),
+        });
+    }
+    let path = folder.join(name);
+    if !path.exists() {
+        return Err(Error::MissingShard {
+            path: index.to_owned(),
+            shard: name.to_owned(),
+        });
+    }
+    Ok(path)
+}

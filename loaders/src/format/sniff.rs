@@ -1,0 +1,111 @@
+//! What a file is that failed to be a safetensors file.
+//!
+//! Asked only after a header was refused: no first bytes are suspicious in themselves, as they are a length there.
+
+use std::path::Path;
+
+use crate::Error;
+
+/// How many of a file's first bytes [`name_impostor`] wants to see.
+pub(crate) const SNIFF_BYTES: usize = 512;
+
+/// First bytes of the formats that checkpoints are found in, and what to call each.
+///
+/// Sources: the GGUF specification, APPNOTE.TXT (zip, as `torch.save` writes since 1.6), Python's pickle protocol 2 to 5
+/// (`torch.save` before 1.6), the HDF5 and NumPy format specifications, RFC 1952 (gzip), RFC 8878 (zstd), POSIX ustar.
+const MAGICS: &[(usize, &[u8], &str)] = &[
+    (0, b"GGUF", "a GGUF file"),
+    (0, b"lmgg", "a GGML file"),
+    (0, b"PK\x03\x04", "a zip archive (PyTorch checkpoints are)"),
+    (
+        0,
+        b"\x80\x02",
+        "a Python pickle (old PyTorch checkpoints are)",
+    ),
+    (0, b"\x80\x03", "a Python pickle"),
+    (0, b"\x80\x04", "a Python pickle"),
+    (0, b"\x80\x05", "a Python pickle"),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras weights are)"),
+    (0, b"\x93NUMPY", "a NumPy array"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+    (0, b"\x28\xb5\x2f\xfd", "a zstd archive"),
+    (0, b"BZh", "a bzip2 archive"),
+    (0, b"\xfd7zXZ\x00", "an xz archive"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"\x7fELF", "an executable"),
+    (4, b"TFL3", "a TensorFlow Lite model"),
+    (257, b"ustar", "a tar archive"),
+];
+
+/// Names what people really meet under a model's name, given the file's first bytes.
+pub(crate) fn name_impostor(path: &Path, head: &[u8]) -> Option<Error> {
+    let path = path.to_owned();
+    if let Some(rest) = head.strip_prefix(b"version https://git-lfs") {
+        return Some(Error::LfsPointer {
+            path,
+            bytes: lfs_size(rest),
+        });
+    }
+    let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
+    let text = text.trim_ascii_start();
+    let starts = |prefix: &[u8]| {
+        text.get(..prefix.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    };
+    if starts(b"<!doctype html") || starts(b"<html") || starts(b"<head") || starts(b"<!--") {
+        return Some(Error::HtmlPage { path });
+    }
+    if starts(b"<?xml") || starts(b"<Error>") {
+        return Some(Error::OtherFormat {
+            path,
+            found: "an XML document (object stores send errors so)",
+        });
+    }
+    let found = MAGICS
+        .iter()
+        .find(|(at, magic, _)| head.get(*at..).is_some_and(|rest| rest.starts_with(magic)))
+        .map(|(_, _, name)| *name)
+        .or_else(|| starts(b"{").then_some("a JSON document"))?;
+    Some(Error::OtherFormat { path, found })
+}
+
+/// The `size` line of a Git LFS pointer.
+fn lfs_size(pointer: &[u8]) -> Option<u64> {
+    std::str::from_utf8(pointer)
+        .ok()?
+        .lines()
+        .find_map(|line| line.strip_prefix("size ")?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn impostors_get_their_name() {
+        let kind = |head: &[u8]| name_impostor(Path::new("m"), head).map(|error| error.kind());
+        assert_eq!(
+            kind(b"version https://git-lfs.github.com/spec/v1\n"),
+            Some("lfs_pointer")
+        );
+        assert_eq!(kind(b"\n  <!DocType HTML><html>"), Some("html_page"));
+        assert_eq!(kind(b"PK\x03\x04rest"), Some("other_format"));
+        assert_eq!(
+            kind(b"{\"error\": \"Repository not found\"}"),
+            Some("other_format")
+        );
+        assert_eq!(kind(b"\x10\0\0\0\0\0\0\0{"), None);
+        assert_eq!(kind(b""), None);
+    }
+
+    #[test]
+    fn a_pointer_says_how_large_the_file_is() {
+        let pointer =
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 548105171\n";
+        let Some(Error::LfsPointer { bytes, .. }) = name_impostor(Path::new("m"), pointer) else {
+            panic!("a pointer");
+        };
+        assert_eq!(bytes, Some(548_105_171));
+    }
+}

@@ -1,0 +1,359 @@
+//! The loader: how a load is set up, and the three ways of loading.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use bytesize::ByteSize;
+use ckload_pool::{BufferPool, GetError, PooledBuffer};
+use parking_lot::Mutex;
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::observer::{Observer, Planned, Silent};
+use crate::plan::{self, Plan};
+use crate::read::{self, Files, Watch};
+use crate::report::Meter;
+use crate::{Checkpoint, Error, Io, Model, Report, Stream, Tensor};
+
+/// Resident loads pack tensors into blocks of this many bytes, unless a larger one lets the pool keep them all.
+const SLOT_BYTES: u64 = 64 << 20;
+
+/// Without a budget of its own a stream may hold this many bytes, or more if the largest tensor needs it.
+const USUAL_BUDGET_BYTES: u64 = 256 << 20;
+
+/// The smallest buffers that a loader's own pool keeps: below, the allocator is as good.
+const MIN_BUFFER_BYTES: usize = 64 << 10;
+
+/// Loads checkpoints: into memory that stays ([`load`](Self::load)), past a consumer ([`stream`](Self::stream)), or into the
+/// caller's memory ([`load_into`](Self::load_into)).
+///
+/// A loader is cheap to clone, and clones share its threads and its pool. One loader may run several loads at once.
+///
+/// ```no_run
+/// use ckload_loaders::{ByteSize, Checkpoint, Loader};
+/// use ckload_pool::BufferPool;
+///
+/// # fn main() -> Result<(), ckload_loaders::Error> {
+/// let pool = BufferPool::new();
+/// let checkpoint = Checkpoint::open("models/gpt2")?;
+/// let loader = Loader::new().pool(&pool);
+/// let model = loader.load(&checkpoint)?;
+/// let wte = model.tensor("wte.weight")?.as_slice::<f32>()?;
+/// println!("{} embeddings", wte.len() / 768);
+///
+/// for tensor in loader.budget(ByteSize::mib(256)).stream(&checkpoint)? {
+///     let tensor = tensor?;
+///     println!("{}: {} bytes", tensor.name(), tensor.bytes().len());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Loader {
+    pub(crate) pool: BufferPool,
+    threads: usize,
+    io: Io,
+    budget: Option<ByteSize>,
+    pub(crate) patience: Duration,
+    pub(crate) observer: Arc<dyn Observer>,
+    workers: Arc<Mutex<Option<Arc<ThreadPool>>>>,
+}
+
+impl Default for Loader {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Loader {
+    /// A loader with a pool and threads of its own, both made when they are first needed.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            pool: BufferPool::builder()
+                .min_buffer_size(MIN_BUFFER_BYTES)
+                .build(),
+            threads: num_cpus::get(),
+            io: Io::default(),
+            budget: None,
+            patience: Duration::from_secs(30),
+            observer: Arc::new(Silent),
+            workers: Arc::default(),
+        }
+    }
+
+    /// Takes memory from `pool`, which other loaders and other code may use as well. Default: a pool of the loader's own.
+    #[must_use]
+    pub fn pool(mut self, pool: &BufferPool) -> Self {
+        self.pool = pool.clone();
+        self
+    }
+
+    /// Reads with this many threads, at least one. Default: the number of cores.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads.max(1);
+        self.workers = Arc::default();
+        self
+    }
+
+    /// Reads in this way. Default: [`Io::Auto`].
+    #[must_use]
+    pub fn io(mut self, io: Io) -> Self {
+        self.io = io;
+        self
+    }
+
+    /// Lets a stream hold this much at once: what is being read and what the consumer has not dropped yet, in whole pages.
+    ///
+    /// Default: [`Loader::default_budget`].
+    #[must_use]
+    pub fn budget(mut self, budget: ByteSize) -> Self {
+        self.budget = Some(budget);
+        self
+    }
+
+    /// Waits this long for memory that others hold, and for a stream's consumer to drop a tensor, before it gives up with an error.
+    /// Default: 30 seconds.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Tells `observer` what loads do, while they do it. Default: nobody.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = observer;
+        self
+    }
+
+    /// The budget of a stream of `checkpoint` if none is set: 256 MiB, or the largest tensor and half of that if it is more.
+    #[must_use]
+    pub fn default_budget(&self, checkpoint: &Checkpoint) -> ByteSize {
+        let sizes = checkpoint.tensors().iter().map(|info| info.bytes);
+        let largest = sizes.map(|bytes| self.charge(bytes)).max().unwrap_or(0);
+        ByteSize::b(USUAL_BUDGET_BYTES.max(largest.saturating_add(USUAL_BUDGET_BYTES / 2)))
+    }
+
+    /// What a resident load of `checkpoint` would read, and where it would put it.
+    #[must_use]
+    pub fn plan(&self, checkpoint: &Checkpoint) -> Plan {
+        let bytes = checkpoint.bytes();
+        Plan::packed(
+            checkpoint.tensors(),
+            self.slot_bytes(bytes),
+            self.read_bytes(bytes),
+        )
+    }
+
+    /// Loads all tensors into memory that stays until the model is dropped, and then goes back to the pool.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read, or is not the one that was opened; the memory is not to be had, by the pool's limit or the system's.
+    /// Nothing is kept of a load that fails.
+    pub fn load(&self, checkpoint: &Checkpoint) -> Result<Model, Error> {
+        let meter = Meter::start(checkpoint.open_time());
+        let plan = self.plan(checkpoint);
+        self.check_capacity(&plan)?;
+        let files = Files::open(checkpoint, self.io)?;
+        self.announce(checkpoint);
+        let buffers = self.workers()?.install(|| {
+            let mut buffers = plan
+                .slots()
+                .par_iter()
+                .with_max_len(1)
+                .map(|&bytes| self.lease(bytes, &meter))
+                .collect::<Result<Vec<_>, Error>>()?;
+            let slots = buffers.iter_mut().map(|buffer| &mut buffer[..]).collect();
+            self.fill(&files, &plan, slots, &meter)?;
+            Ok(buffers)
+        })?;
+        files.check_unchanged()?;
+        let slots: Vec<Bytes> = buffers.into_iter().map(Bytes::from_owner).collect();
+        let mut bytes = vec![Bytes::new(); checkpoint.tensors().len()];
+        for place in plan.places() {
+            let start = place.offset as usize;
+            let len = checkpoint.tensors()[place.tensor].bytes as usize;
+            bytes[place.tensor] = slots[place.slot].slice(start..start + len);
+        }
+        let tensors = bytes
+            .into_iter()
+            .enumerate()
+            .map(|(index, bytes)| Tensor::new(checkpoint, index, bytes))
+            .collect();
+        let report = self.finish(checkpoint, &meter);
+        Ok(Model::new(checkpoint.clone(), tensors, report))
+    }
+
+    /// Loads tensors one by one past a consumer, in the order in which they arrive, holding no more than the budget.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be opened, or is not the one that was opened before; the budget is too small for a tensor. What goes wrong
+    /// later comes out of the stream.
+    pub fn stream(&self, checkpoint: &Checkpoint) -> Result<Stream, Error> {
+        let budget = self
+            .budget
+            .unwrap_or_else(|| self.default_budget(checkpoint));
+        let files = Files::open(checkpoint, self.io)?;
+        let stream = Stream::new(self, checkpoint, files, budget, self.workers()?)?;
+        Ok(stream)
+    }
+
+    /// Loads tensors into the caller's memory: for each name, exactly as many bytes as the tensor has.
+    ///
+    /// Tensors of the checkpoint that are not named are not read. The memory's content is unspecified if the load fails.
+    ///
+    /// # Errors
+    ///
+    /// A name is unknown or given twice, the memory is not of the tensor's size; a file cannot be read, or is not the one that was
+    /// opened.
+    pub fn load_into<'a>(
+        &self,
+        checkpoint: &Checkpoint,
+        targets: impl IntoIterator<Item = (&'a str, &'a mut [u8])>,
+    ) -> Result<Report, Error> {
+        let meter = Meter::start(checkpoint.open_time());
+        let mut memory: HashMap<&str, &mut [u8]> = HashMap::new();
+        for (name, target) in targets {
+            let info = checkpoint
+                .tensor(name)
+                .ok_or_else(|| Error::UnknownTensor {
+                    path: checkpoint.path().to_owned(),
+                    tensor: name.to_owned(),
+                })?;
+            let unfit = |reason| Error::Target {
+                tensor: name.to_owned(),
+                reason,
+            };
+            if target.len() as u64 != info.bytes {
+                let reason = format!("it has {} bytes, the tensor {}", target.len(), info.bytes);
+                return Err(unfit(reason));
+            }
+            if memory.insert(name, target).is_some() {
+                return Err(unfit("the tensor was named twice".to_owned()));
+            }
+        }
+        let wanted = checkpoint.only(|info| memory.contains_key(info.name.as_str()));
+        let slots = wanted
+            .tensors()
+            .iter()
+            .filter_map(|info| memory.remove(info.name.as_str()))
+            .filter(|target| !target.is_empty())
+            .collect();
+        let plan = Plan::separate(wanted.tensors(), self.read_bytes(wanted.bytes()));
+        let files = Files::open(&wanted, self.io)?;
+        self.announce(&wanted);
+        self.workers()?
+            .install(|| self.fill(&files, &plan, slots, &meter))?;
+        files.check_unchanged()?;
+        Ok(self.finish(&wanted, &meter))
+    }
+
+    /// The loader's own threads: a server's global rayon pool must not wait for our reads.
+    fn workers(&self) -> Result<Arc<ThreadPool>, Error> {
+        let mut workers = self.workers.lock();
+        if let Some(workers) = &*workers {
+            return Ok(Arc::clone(workers));
+        }
+        let started = ThreadPoolBuilder::new()
+            .num_threads(self.threads)
+            .thread_name(|number| format!("ckload-{number}"))
+            .build()
+            .map_err(|source| Error::Threads { source })?;
+        Ok(Arc::clone(workers.insert(Arc::new(started))))
+    }
+
+    /// The number of threads that read.
+    pub(crate) fn thread_count(&self) -> usize {
+        self.threads
+    }
+
+    /// Takes a buffer of `bytes` from the pool.
+    pub(crate) fn lease(&self, bytes: u64, meter: &Meter) -> Result<PooledBuffer, Error> {
+        let start = Instant::now();
+        let buffer = self.pool.get_timeout(bytes as usize, self.patience);
+        let buffer = buffer.map_err(|source: GetError| Error::Memory { source })?;
+        meter.leased(&self.pool, &buffer, start.elapsed());
+        Ok(buffer)
+    }
+
+    /// What a tensor of `bytes` takes of a stream's budget.
+    pub(crate) fn charge(&self, bytes: u64) -> u64 {
+        if self.is_small(bytes) {
+            bytes
+        } else {
+            self.pool.capacity_for(bytes as usize) as u64
+        }
+    }
+
+    /// Whether a tensor of `bytes` gets memory of its own in a stream: the pool would not keep so small a buffer.
+    pub(crate) fn is_small(&self, bytes: u64) -> bool {
+        bytes < self.pool.min_buffer_size().clamp(MIN_BUFFER_BYTES, 1 << 20) as u64
+    }
+
+    fn fill(
+        &self,
+        files: &Files,
+        plan: &Plan,
+        slots: Vec<&mut [u8]>,
+        meter: &Meter,
+    ) -> Result<(), Error> {
+        let watch = Watch {
+            meter,
+            observer: &*self.observer,
+            cancelled: &AtomicBool::new(false),
+        };
+        read::fill(files, plan.reads(), slots, &watch)
+    }
+
+    /// Refuses at once what could only fail after a long wait.
+    fn check_capacity(&self, plan: &Plan) -> Result<(), Error> {
+        let sizes = plan.slots().iter();
+        let needed: u64 = sizes
+            .map(|&bytes| self.pool.capacity_for(bytes as usize) as u64)
+            .sum();
+        match self.pool.max_bytes() {
+            Some(max_bytes) if needed > max_bytes as u64 => Err(Error::PoolTooSmall {
+                needed,
+                max_bytes: max_bytes as u64,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The size of a resident load's blocks: a pool keeps a number of buffers, so a large model wants large ones.
+    fn slot_bytes(&self, bytes: u64) -> u64 {
+        match self.pool.max_idle_buffers() as u64 / 2 {
+            0 => SLOT_BYTES,
+            buffers => SLOT_BYTES.max(bytes / buffers),
+        }
+    }
+
+    fn read_bytes(&self, bytes: u64) -> u64 {
+        plan::read_bytes(bytes, self.threads)
+    }
+
+    pub(crate) fn announce(&self, checkpoint: &Checkpoint) {
+        self.observer.planned(&Planned {
+            tensors: checkpoint.tensors().len(),
+            bytes: checkpoint.bytes(),
+        });
+    }
+
+    /// Tells of the tensors of a load that is whole, and closes its books.
+    fn finish(&self, checkpoint: &Checkpoint, meter: &Meter) -> Report {
+        for info in checkpoint.tensors() {
+            meter.loaded(info.bytes);
+            self.observer.tensor(info);
+        }
+        let report = meter.report();
+        self.observer.finished(&report);
+        report
+    }
+}

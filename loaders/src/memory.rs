@@ -1,0 +1,58 @@
+//! The memory that tensors are loaded into.
+
+use ckload_pool::PooledBuffer;
+
+/// Memory for one tensor of a stream.
+pub(crate) enum Memory {
+    /// A buffer of the pool.
+    Pooled(PooledBuffer),
+    /// Memory of its own, for a tensor too small to be worth a pool's buffer.
+    ///
+    /// What lives long and what is recycled must not share a buffer: a consumer may keep a bias of 3 KB for hours.
+    Small(SmallBuffer),
+}
+
+impl AsRef<[u8]> for Memory {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Pooled(buffer) => buffer,
+            Self::Small(buffer) => buffer.as_ref(),
+        }
+    }
+}
+
+impl AsMut<[u8]> for Memory {
+    fn as_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Pooled(buffer) => buffer,
+            Self::Small(buffer) => buffer.as_mut(),
+        }
+    }
+}
+
+/// Bytes on the heap, aligned for every dtype.
+pub(crate) struct SmallBuffer {
+    words: Vec<u64>,
+    len: usize,
+}
+
+impl SmallBuffer {
+    pub(crate) fn new(len: usize) -> Self {
+        Self {
+            words: vec![0; len.div_ceil(size_of::<u64>())],
+            len,
+        }
+    }
+}
+
+impl AsRef<[u8]> for SmallBuffer {
+    fn as_ref(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.words)[..self.len]
+    }
+}
+
+impl AsMut<[u8]> for SmallBuffer {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut bytemuck::cast_slice_mut(&mut self.words)[..self.len]
+    }
+}

@@ -1,0 +1,407 @@
+//! Which bytes are read in which order, and where each goes: a pure function from tensors to reads and places.
+//!
+//! Nothing here opens a file or takes memory. A plan has *slots* (blocks of memory that the load will take), *places* (where in a slot a
+//! tensor lies) and *reads* (one range of a file each, scattered over one or more parts of slots).
+
+use crate::TensorInfo;
+
+/// The largest single read, in bytes. Larger ones are no faster, smaller ones cost more system calls than they balance.
+const MAX_READ_BYTES: u64 = 4 << 20;
+
+/// The smallest piece, in bytes, that a tensor is split into for the sake of sharing it between workers.
+const MIN_READ_BYTES: u64 = 256 << 10;
+
+/// The most parts of one read: Linux takes 1,024 buffers in one `preadv` (`UIO_MAXIOV`).
+const MAX_PARTS: usize = 1024;
+
+/// Where a tensor does not simply follow its neighbour it starts on a cache line.
+const PLACE_ALIGNMENT: u64 = 64;
+
+/// One read: consecutive bytes of one file, which may go to several places.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Read {
+    /// The file, as an index into [`Checkpoint::files`](crate::Checkpoint::files).
+    pub file: usize,
+    /// The first byte, from the start of the file.
+    pub offset: u64,
+    /// The number of bytes: the sum of the parts'.
+    pub len: u64,
+    /// Where the bytes go, in the order in which the file has them.
+    pub parts: Vec<Part>,
+}
+
+/// A stretch of a slot that one read fills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Part {
+    /// The slot, as an index into [`Plan::slots`].
+    pub slot: usize,
+    /// The first byte, from the start of the slot.
+    pub offset: u64,
+    /// The number of bytes.
+    pub len: u64,
+}
+
+/// Where a tensor lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Place {
+    /// The tensor, as an index into [`Checkpoint::tensors`](crate::Checkpoint::tensors).
+    pub tensor: usize,
+    /// The slot, as an index into [`Plan::slots`].
+    pub slot: usize,
+    /// The tensor's first byte, from the start of the slot; a multiple of its dtype's alignment.
+    pub offset: u64,
+}
+
+/// What a load will read, and where it will put it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    slots: Vec<u64>,
+    places: Vec<Place>,
+    reads: Vec<Read>,
+}
+
+impl Plan {
+    /// The sizes in bytes of the blocks of memory that the load takes. Each starts on a page.
+    #[must_use]
+    pub fn slots(&self) -> &[u64] {
+        &self.slots
+    }
+
+    /// Where each tensor lies, in file order. A tensor without bytes has no place.
+    #[must_use]
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    /// The reads, in file order.
+    #[must_use]
+    pub fn reads(&self) -> &[Read] {
+        &self.reads
+    }
+
+    /// Packs `tensors`, which are in file order, into as few slots of at most `slot_bytes` as their order allows.
+    ///
+    /// Neighbours in the file are neighbours in memory wherever that keeps them aligned, so that one read fills many of them. A
+    /// tensor of `slot_bytes` or more has a slot of its own.
+    pub(crate) fn packed(tensors: &[TensorInfo], slot_bytes: u64, read_bytes: u64) -> Self {
+        let mut slots: Vec<u64> = Vec::new();
+        let mut places = Vec::with_capacity(tensors.len());
+        let mut open: Option<OpenSlot> = None;
+        for (tensor, info) in non_empty(tensors) {
+            let (slot, offset) = match &open {
+                _ if info.bytes >= slot_bytes => (slots.len(), 0),
+                Some(open) if open.offset_for(info) + info.bytes <= slot_bytes => {
+                    (open.slot, open.offset_for(info))
+                }
+                _ => (slots.len(), 0),
+            };
+            if slot == slots.len() {
+                slots.push(0);
+            }
+            slots[slot] = offset + info.bytes;
+            places.push(Place {
+                tensor,
+                slot,
+                offset,
+            });
+            if info.bytes < slot_bytes {
+                open = Some(OpenSlot {
+                    slot,
+                    used: offset + info.bytes,
+                    file: info.file,
+                    file_end: info.offset + info.bytes,
+                });
+            }
+        }
+        let reads = coalesce(tensors, &places, read_bytes);
+        Self {
+            slots,
+            places,
+            reads,
+        }
+    }
+
+    /// Gives every one of `tensors`, which are in file order, a slot of its own, in the same order.
+    pub(crate) fn separate(tensors: &[TensorInfo], read_bytes: u64) -> Self {
+        let places: Vec<Place> = non_empty(tensors)
+            .enumerate()
+            .map(|(slot, (tensor, _))| Place {
+                tensor,
+                slot,
+                offset: 0,
+            })
+            .collect();
+        Self {
+            slots: non_empty(tensors).map(|(_, info)| info.bytes).collect(),
+            reads: coalesce(tensors, &places, read_bytes),
+            places,
+        }
+    }
+}
+
+/// The slot that small tensors are being packed into.
+struct OpenSlot {
+    slot: usize,
+    used: u64,
+    file: usize,
+    file_end: u64,
+}
+
+impl OpenSlot {
+    /// Where the next tensor would start: right behind its neighbour in the file, or on the next cache line.
+    fn offset_for(&self, info: &TensorInfo) -> u64 {
+        let follows = self.file == info.file && self.file_end == info.offset;
+        if follows && self.used.is_multiple_of(info.dtype.alignment()) {
+            self.used
+        } else {
+            self.used.next_multiple_of(PLACE_ALIGNMENT)
+        }
+    }
+}
+
+fn non_empty(tensors: &[TensorInfo]) -> impl Iterator<Item = (usize, &TensorInfo)> {
+    tensors
+        .iter()
+        .enumerate()
+        .filter(|(_, info)| info.bytes > 0)
+}
+
+/// The reads that fill `places`: neighbours in the file join, and none is larger than `read_bytes`.
+fn coalesce(tensors: &[TensorInfo], places: &[Place], read_bytes: u64) -> Vec<Read> {
+    let mut reads: Vec<Read> = Vec::new();
+    for place in places {
+        let info = &tensors[place.tensor];
+        let mut done = 0;
+        while done < info.bytes {
+            let at = info.offset + done;
+            let joins = reads.last().is_some_and(|read| {
+                read.file == info.file
+                    && read.offset + read.len == at
+                    && read.len < read_bytes
+                    && read.parts.len() < MAX_PARTS
+            });
+            if !joins {
+                reads.push(Read {
+                    file: info.file,
+                    offset: at,
+                    len: 0,
+                    parts: Vec::new(),
+                });
+            }
+            let read = reads.last_mut().expect("one was pushed if there was none");
+            let len = (info.bytes - done).min(read_bytes - read.len);
+            read.len += len;
+            let offset = place.offset + done;
+            match read.parts.last_mut() {
+                Some(part) if part.slot == place.slot && part.offset + part.len == offset => {
+                    part.len += len;
+                }
+                _ => read.parts.push(Part {
+                    slot: place.slot,
+                    offset,
+                    len,
+                }),
+            }
+            done += len;
+        }
+    }
+    reads
+}
+
+/// The size in bytes of the reads of a load of `bytes`, so that each of `workers` gets several.
+pub(crate) fn read_bytes(bytes: u64, workers: usize) -> u64 {
+    (bytes / (workers as u64 * 4))
+        .next_multiple_of(4096)
+        .clamp(MIN_READ_BYTES, MAX_READ_BYTES)
+}
+
+/// Groups neighbouring `tensors` into batches of at most `batch_bytes`, as ranges of their indices; a larger tensor is alone in its batch.
+pub(crate) fn batches(tensors: &[TensorInfo], batch_bytes: u64) -> Vec<std::ops::Range<usize>> {
+    let mut batches: Vec<std::ops::Range<usize>> = Vec::new();
+    let mut bytes = 0;
+    for (tensor, info) in tensors.iter().enumerate() {
+        match batches.last_mut() {
+            Some(batch) if bytes + info.bytes <= batch_bytes && batch.len() < MAX_PARTS => {
+                batch.end = tensor + 1;
+                bytes += info.bytes;
+            }
+            _ => {
+                batches.push(tensor..tensor + 1);
+                bytes = info.bytes;
+            }
+        }
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Dtype;
+
+    /// Tensors of one file, one behind the other from `start`, of these dtypes and numbers of elements.
+    fn neighbours(start: u64, described: &[(Dtype, u64)]) -> Vec<TensorInfo> {
+        let mut offset = start;
+        described
+            .iter()
+            .enumerate()
+            .map(|(number, &(dtype, elements))| {
+                let bytes = dtype.bytes_of(&[elements]).expect("whole bytes");
+                let info = TensorInfo {
+                    name: number.to_string(),
+                    dtype,
+                    shape: vec![elements],
+                    bytes,
+                    file: 0,
+                    offset,
+                };
+                offset += bytes;
+                info
+            })
+            .collect()
+    }
+
+    #[test]
+    fn neighbours_at_an_odd_offset_are_one_read_into_one_slot() {
+        let tensors = neighbours(
+            14_291,
+            &[(Dtype::F32, 10), (Dtype::F32, 3), (Dtype::F32, 7)],
+        );
+        let plan = Plan::packed(&tensors, 1 << 20, 1 << 20);
+        assert_eq!(plan.slots, [80]);
+        let [read] = plan.reads.as_slice() else {
+            panic!("one read, not {:?}", plan.reads);
+        };
+        assert_eq!((read.offset, read.len), (14_291, 80));
+        assert_eq!(
+            read.parts,
+            [Part {
+                slot: 0,
+                offset: 0,
+                len: 80
+            }]
+        );
+    }
+
+    #[test]
+    fn a_misaligned_neighbour_moves_in_memory_but_not_into_another_read() {
+        let tensors = neighbours(8, &[(Dtype::U8, 3), (Dtype::F64, 1)]);
+        let plan = Plan::packed(&tensors, 1 << 20, 1 << 20);
+        assert_eq!(plan.places[1].offset, 64);
+        let [read] = plan.reads.as_slice() else {
+            panic!("one read, not {:?}", plan.reads);
+        };
+        assert_eq!(
+            read.parts,
+            [
+                Part {
+                    slot: 0,
+                    offset: 0,
+                    len: 3
+                },
+                Part {
+                    slot: 0,
+                    offset: 64,
+                    len: 8
+                }
+            ]
+        );
+    }
+
+    #[test]
+    fn a_large_tensor_has_its_own_slot_and_many_reads() {
+        let tensors = neighbours(8, &[(Dtype::U8, 10), (Dtype::U8, 1000), (Dtype::U8, 10)]);
+        let plan = Plan::packed(&tensors, 500, 100);
+        assert_eq!(plan.slots, [74, 1000]);
+        assert_eq!(plan.reads.len(), 11);
+        assert!(plan.reads.iter().all(|read| read.len <= 100));
+    }
+
+    #[test]
+    fn tensors_without_bytes_take_no_place() {
+        let tensors = neighbours(8, &[(Dtype::F32, 0), (Dtype::F32, 1), (Dtype::F32, 0)]);
+        let plan = Plan::separate(&tensors, 100);
+        assert_eq!(plan.slots, [4]);
+        assert_eq!(plan.places.len(), 1);
+        assert_eq!(plan.places[0].tensor, 1);
+        assert_eq!(Plan::packed(&[], 100, 100), Plan::default());
+    }
+
+    #[test]
+    fn batches_cover_every_tensor_once_and_keep_to_their_size() {
+        let tensors = neighbours(
+            8,
+            &[
+                (Dtype::U8, 60),
+                (Dtype::U8, 40),
+                (Dtype::U8, 500),
+                (Dtype::U8, 1),
+            ],
+        );
+        assert_eq!(batches(&tensors, 100), [0..2, 2..3, 3..4]);
+    }
+
+    #[test]
+    fn random_plans_place_every_byte_once() {
+        let seed = std::env::var("CKLOAD_SEED")
+            .ok()
+            .and_then(|seed| seed.parse().ok());
+        let seed: u64 = seed.unwrap_or_else(|| fastrand::u64(..));
+        println!("CKLOAD_SEED={seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..300 {
+            let described: Vec<(Dtype, u64)> = (0..random.usize(0..40))
+                .map(|_| {
+                    let dtype = Dtype::ALL[random.usize(..Dtype::ALL.len())];
+                    (dtype, 8 * random.u64(0..500))
+                })
+                .collect();
+            let tensors = neighbours(random.u64(8..100), &described);
+            let (slot_bytes, read_bytes) = (random.u64(1..5000), random.u64(1..3000));
+            check(
+                &tensors,
+                &Plan::packed(&tensors, slot_bytes, read_bytes),
+                read_bytes,
+            );
+            check(&tensors, &Plan::separate(&tensors, read_bytes), read_bytes);
+        }
+    }
+
+    /// Carries the plan out on a file whose byte at each offset is that offset, and compares each tensor.
+    fn check(tensors: &[TensorInfo], plan: &Plan, read_bytes: u64) {
+        let mut memory: Vec<Vec<u64>> = plan
+            .slots
+            .iter()
+            .map(|&len| vec![u64::MAX; len as usize])
+            .collect();
+        for read in &plan.reads {
+            assert!(read.len <= read_bytes && read.parts.len() <= MAX_PARTS);
+            let mut offset = read.offset;
+            for part in &read.parts {
+                for at in part.offset..part.offset + part.len {
+                    let byte = &mut memory[part.slot][at as usize];
+                    assert_eq!(*byte, u64::MAX, "filled twice");
+                    *byte = offset;
+                    offset += 1;
+                }
+            }
+            assert_eq!(offset, read.offset + read.len);
+        }
+        let placed: Vec<usize> = plan.places.iter().map(|place| place.tensor).collect();
+        let expected: Vec<usize> = non_empty(tensors).map(|(tensor, _)| tensor).collect();
+        assert_eq!(placed, expected);
+        for place in &plan.places {
+            let info = &tensors[place.tensor];
+            assert!(place.offset.is_multiple_of(info.dtype.alignment()));
+            for at in 0..info.bytes {
+                assert_eq!(
+                    memory[place.slot][(place.offset + at) as usize],
+                    info.offset + at
+                );
+            }
+        }
+    }
+}

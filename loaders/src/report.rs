@@ -1,0 +1,171 @@
+//! What a load did, in numbers that were measured.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use ckload_pool::{BufferPool, Origin, PooledBuffer};
+use serde::Serialize;
+
+use crate::observer::{ReadDone, Source};
+use crate::usage;
+
+/// What a load did. Sizes are bytes, times are seconds; everything is measured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// From the call to the last byte; reading the headers is not in it.
+    pub seconds: f64,
+    /// Finding the files and reading their headers, when the checkpoint was opened.
+    pub open_seconds: f64,
+    /// The bytes of the tensors that were loaded.
+    pub bytes: u64,
+    /// `bytes / seconds`; 0 if nothing was loaded.
+    pub bytes_per_second: f64,
+    /// How the bytes were read.
+    pub io: IoReport,
+    /// What memory cost.
+    pub allocation: AllocationReport,
+    /// Page faults of the whole process while the load ran, minor and major.
+    pub page_faults: u64,
+    /// The most memory that the pool held while the load ran, leased and idle together.
+    pub peak_pool_bytes: u64,
+}
+
+/// How a load's bytes were read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct IoReport {
+    /// Bytes from reads through the page cache.
+    pub buffered_bytes: u64,
+    /// Bytes from reads past the page cache (`O_DIRECT`).
+    pub direct_bytes: u64,
+    /// Bytes copied out of a map of the file.
+    pub mmap_bytes: u64,
+    /// The number of reads, or of copies.
+    pub reads: u64,
+}
+
+/// What a load's memory cost.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct AllocationReport {
+    /// Blocks of memory that were new: mapped and touched for this load.
+    pub fresh: u64,
+    /// Blocks that came out of the pool.
+    pub reused: u64,
+    /// The capacity of the new blocks.
+    pub fresh_bytes: u64,
+    /// The capacity of the blocks that came out of the pool.
+    pub reused_bytes: u64,
+    /// Time spent to make the new blocks, summed over the threads that did it at the same time.
+    pub fresh_seconds: f64,
+    /// Time spent to get the others out of the pool, summed in the same way.
+    pub reuse_seconds: f64,
+}
+
+/// Counts while a load runs, from any thread.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    start: Instant,
+    open_time: Duration,
+    faults: u64,
+    bytes: AtomicU64,
+    buffered_bytes: AtomicU64,
+    mmap_bytes: AtomicU64,
+    reads: AtomicU64,
+    fresh: Allocations,
+    reused: Allocations,
+    peak_pool_bytes: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Allocations {
+    count: AtomicU64,
+    bytes: AtomicU64,
+    nanoseconds: AtomicU64,
+}
+
+impl Allocations {
+    fn add(&self, bytes: usize, time: Duration) {
+        self.count.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(bytes as u64, Relaxed);
+        self.nanoseconds.fetch_add(time.as_nanos() as u64, Relaxed);
+    }
+
+    fn seconds(&self) -> f64 {
+        Duration::from_nanos(self.nanoseconds.load(Relaxed)).as_secs_f64()
+    }
+}
+
+impl Meter {
+    pub(crate) fn start(open_time: Duration) -> Self {
+        Self {
+            start: Instant::now(),
+            open_time,
+            faults: usage::page_faults(),
+            bytes: AtomicU64::new(0),
+            buffered_bytes: AtomicU64::new(0),
+            mmap_bytes: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
+            fresh: Allocations::default(),
+            reused: Allocations::default(),
+            peak_pool_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts the tensors' bytes that are whole.
+    pub(crate) fn loaded(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Relaxed);
+    }
+
+    pub(crate) fn read(&self, done: &ReadDone) {
+        let counter = match done.source {
+            Source::Buffered => &self.buffered_bytes,
+            Source::Mmap => &self.mmap_bytes,
+        };
+        counter.fetch_add(done.bytes, Relaxed);
+        self.reads.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a buffer that `pool` lent after `waited`.
+    pub(crate) fn leased(&self, pool: &BufferPool, buffer: &PooledBuffer, waited: Duration) {
+        match buffer.origin() {
+            Origin::Fresh { time } => self.fresh.add(buffer.capacity(), time),
+            _ => self.reused.add(buffer.capacity(), waited),
+        }
+        self.peak_pool_bytes
+            .fetch_max(pool.held_bytes() as u64, Relaxed);
+    }
+
+    /// Counts memory that did not come from a pool.
+    pub(crate) fn allocated(&self, bytes: usize, time: Duration) {
+        self.fresh.add(bytes, time);
+    }
+
+    pub(crate) fn report(&self) -> Report {
+        let seconds = self.start.elapsed().as_secs_f64();
+        let bytes = self.bytes.load(Relaxed);
+        Report {
+            seconds,
+            open_seconds: self.open_time.as_secs_f64(),
+            bytes,
+            bytes_per_second: bytes as f64 / seconds.max(f64::MIN_POSITIVE),
+            io: IoReport {
+                buffered_bytes: self.buffered_bytes.load(Relaxed),
+                direct_bytes: 0,
+                mmap_bytes: self.mmap_bytes.load(Relaxed),
+                reads: self.reads.load(Relaxed),
+            },
+            allocation: AllocationReport {
+                fresh: self.fresh.count.load(Relaxed),
+                reused: self.reused.count.load(Relaxed),
+                fresh_bytes: self.fresh.bytes.load(Relaxed),
+                reused_bytes: self.reused.bytes.load(Relaxed),
+                fresh_seconds: self.fresh.seconds(),
+                reuse_seconds: self.reused.seconds(),
+            },
+            page_faults: usage::page_faults().saturating_sub(self.faults),
+            peak_pool_bytes: self.peak_pool_bytes.load(Relaxed),
+        }
+    }
+}

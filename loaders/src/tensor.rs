@@ -1,0 +1,99 @@
+//! A tensor that is loaded.
+
+use std::any::type_name;
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::{Checkpoint, Dtype, Element, Error, TensorInfo};
+
+/// A tensor in memory: what the checkpoint says of it, and its bytes.
+///
+/// Cloning is cheap and shares the bytes. They are aligned for the dtype, and little-endian as in the file. Dropping the last tensor of
+/// a buffer gives the buffer back to its pool.
+#[derive(Clone)]
+pub struct Tensor {
+    checkpoint: Checkpoint,
+    index: usize,
+    bytes: Bytes,
+}
+
+impl Tensor {
+    /// The tensor at `index` of the checkpoint's tensors.
+    pub(crate) fn new(checkpoint: &Checkpoint, index: usize, bytes: Bytes) -> Self {
+        debug_assert_eq!(bytes.len() as u64, checkpoint.tensors()[index].bytes);
+        Self {
+            checkpoint: checkpoint.clone(),
+            index,
+            bytes,
+        }
+    }
+
+    /// What the checkpoint says of the tensor.
+    #[must_use]
+    pub fn info(&self) -> &TensorInfo {
+        &self.checkpoint.tensors()[self.index]
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.info().name
+    }
+
+    /// The type of its elements.
+    #[must_use]
+    pub fn dtype(&self) -> Dtype {
+        self.info().dtype
+    }
+
+    /// Its dimensions, outermost first; empty for a scalar.
+    #[must_use]
+    pub fn shape(&self) -> &[u64] {
+        &self.info().shape
+    }
+
+    /// Its bytes, in row-major order, aligned for its dtype.
+    ///
+    /// A clone or a slice of them keeps the whole buffer in which they lie: in a [`Model`](crate::Model) that may be many tensors', in
+    /// a [`Stream`](crate::Stream) it is this tensor's alone.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Its bytes, without the rest.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+
+    /// Its elements, without a copy.
+    ///
+    /// # Errors
+    ///
+    /// `T` is not the type of its elements; see [`Element`].
+    pub fn as_slice<T: Element>(&self) -> Result<&[T], Error> {
+        if !T::DTYPES.contains(&self.dtype()) {
+            return Err(Error::WrongDtype {
+                tensor: self.name().to_owned(),
+                dtype: self.dtype(),
+                requested: type_name::<T>(),
+            });
+        }
+        if self.bytes.is_empty() {
+            return Ok(&[]); // an empty `Bytes` is not aligned
+        }
+        Ok(bytemuck::cast_slice(&self.bytes))
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tensor")
+            .field("name", &self.name())
+            .field("dtype", &self.dtype())
+            .field("shape", &self.shape())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,17 @@
+//! What this process has used, as the kernel counts it.
+
+use procfs::process::Process;
+
+/// The most memory in bytes that this process has had resident so far (`VmHWM`), or `None` where `/proc` is not to be read.
+#[must_use]
+pub fn peak_rss_bytes() -> Option<u64> {
+    let kibibytes = Process::myself().ok()?.status().ok()?.vmhwm?;
+    Some(kibibytes * 1024)
+}
+
+/// The page faults of this process so far, minor and major; 0 where `/proc` is not to be read.
+pub(crate) fn page_faults() -> u64 {
+    Process::myself()
+        .and_then(|process| process.stat())
+        .map_or(0, |stat| stat.minflt + stat.majflt)
+}
