@@ -8,21 +8,18 @@ use rustix::io::{Errno, preadv};
 use super::{Failed, Reader};
 use crate::observer::Source;
 
-pub(super) struct Buffered {
-    file: File,
-}
-
-impl Buffered {
-    pub(super) fn new(file: File) -> Self {
-        Self { file }
-    }
-}
+pub(super) struct Buffered;
 
 impl Reader for Buffered {
-    fn read_exact_at(&self, offset: u64, mut buffers: &mut [IoSliceMut<'_>]) -> Result<(), Failed> {
+    fn read_exact_at(
+        &self,
+        file: &File,
+        offset: u64,
+        mut buffers: &mut [IoSliceMut<'_>],
+    ) -> Result<(), Failed> {
         let mut done = 0;
         while buffers.iter().any(|buffer| !buffer.is_empty()) {
-            match preadv(&self.file, buffers, offset + done) {
+            match preadv(file, buffers, offset + done) {
                 Ok(0) => return Err(Failed::ended_early(done)),
                 Ok(bytes) => {
                     done += bytes as u64;

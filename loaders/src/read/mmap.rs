@@ -27,7 +27,12 @@ impl Mapped {
 }
 
 impl Reader for Mapped {
-    fn read_exact_at(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<(), Failed> {
+    fn read_exact_at(
+        &self,
+        _file: &File,
+        offset: u64,
+        buffers: &mut [IoSliceMut<'_>],
+    ) -> Result<(), Failed> {
         let mut rest = usize::try_from(offset)
             .ok()
             .and_then(|offset| self.map.get(offset..))

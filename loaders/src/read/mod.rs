@@ -68,10 +68,15 @@ impl FromStr for Io {
     }
 }
 
-/// A file that is open for one way of reading.
+/// A way of reading one file.
 trait Reader: Send + Sync {
-    /// Fills `buffers`, one after the other, with the file's bytes from `offset` on.
-    fn read_exact_at(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<(), Failed>;
+    /// Fills `buffers`, one after the other, with the bytes of `file` from `offset` on.
+    fn read_exact_at(
+        &self,
+        file: &File,
+        offset: u64,
+        buffers: &mut [IoSliceMut<'_>],
+    ) -> Result<(), Failed>;
 
     /// Where the bytes come from.
     fn source(&self) -> Source;
@@ -95,32 +100,36 @@ impl Failed {
     }
 }
 
-/// A checkpoint's files, open for reading, known to be those whose headers were read.
+/// The files that hold a checkpoint's tensors, open for reading, known to be those whose headers were read.
 pub(crate) struct Files {
     checkpoint: Checkpoint,
-    open: Vec<(File, Box<dyn Reader>)>,
+    /// By number; `None` for a file from which nothing is wanted.
+    open: Vec<Option<OpenFile>>,
+}
+
+struct OpenFile {
+    file: File,
+    reader: Box<dyn Reader>,
 }
 
 impl Files {
     pub(crate) fn open(checkpoint: &Checkpoint, io: Io) -> Result<Self, Error> {
-        let open = checkpoint
-            .files()
-            .iter()
-            .enumerate()
-            .map(|(number, info)| {
-                let path = &info.path;
-                let file = File::open(path).map_err(Error::io("open", path))?;
-                checkpoint.check_unchanged(number, &file)?;
-                let clone = file.try_clone().map_err(Error::io("open", path))?;
-                let reader: Box<dyn Reader> = match io {
-                    Io::Auto | Io::Buffered => Box::new(Buffered::new(clone)),
-                    Io::Mmap => Box::new(
-                        Mapped::beware_of_truncation(&clone).map_err(Error::io("map", path))?,
-                    ),
-                };
-                Ok((file, reader))
-            })
-            .collect::<Result<_, Error>>()?;
+        let mut open: Vec<Option<OpenFile>> = checkpoint.files().iter().map(|_| None).collect();
+        for info in checkpoint.tensors().iter().filter(|info| info.bytes > 0) {
+            if open[info.file].is_some() {
+                continue;
+            }
+            let path = &checkpoint.files()[info.file].path;
+            let file = File::open(path).map_err(Error::io("open", path))?;
+            checkpoint.check_unchanged(info.file, &file)?;
+            let reader: Box<dyn Reader> = match io {
+                Io::Auto | Io::Buffered => Box::new(Buffered),
+                Io::Mmap => {
+                    Box::new(Mapped::beware_of_truncation(&file).map_err(Error::io("map", path))?)
+                }
+            };
+            open[info.file] = Some(OpenFile { file, reader });
+        }
         Ok(Self {
             checkpoint: checkpoint.clone(),
             open,
@@ -129,10 +138,27 @@ impl Files {
 
     /// Refuses what was loaded if a file changed since its header was read.
     pub(crate) fn check_unchanged(&self) -> Result<(), Error> {
-        self.open
-            .iter()
-            .enumerate()
-            .try_for_each(|(number, (file, _))| self.checkpoint.check_unchanged(number, file))
+        let mut open = self.open.iter().enumerate();
+        open.try_for_each(|(number, open)| match open {
+            Some(open) => self.checkpoint.check_unchanged(number, &open.file),
+            None => Ok(()),
+        })
+    }
+
+    /// Carries out `read` into `buffers`, which are as long as its parts.
+    fn read(&self, read: &Read, buffers: &mut [IoSliceMut<'_>]) -> Result<ReadDone, Error> {
+        let open = self.open[read.file]
+            .as_ref()
+            .expect("every file with a tensor that has bytes is open");
+        let start = Instant::now();
+        open.reader
+            .read_exact_at(&open.file, read.offset, buffers)
+            .map_err(|failed| self.error(read, failed))?;
+        Ok(ReadDone {
+            bytes: read.len,
+            duration: start.elapsed(),
+            source: open.reader.source(),
+        })
     }
 
     fn error(&self, read: &Read, failed: Failed) -> Error {
@@ -168,16 +194,7 @@ pub(crate) fn fill(
         if watch.cancelled.load(Relaxed) {
             return Ok(());
         }
-        let (_, reader) = &files.open[read.file];
-        let start = Instant::now();
-        reader
-            .read_exact_at(read.offset, &mut buffers)
-            .map_err(|failed| files.error(read, failed))?;
-        let done = ReadDone {
-            bytes: read.len,
-            duration: start.elapsed(),
-            source: reader.source(),
-        };
+        let done = files.read(read, &mut buffers)?;
         watch.meter.read(&done);
         watch.observer.read(&done);
         Ok(())

@@ -59,7 +59,11 @@ impl Sample {
 
     /// `count` tensors of `len` bytes each, called `t0`, `t1`, …
     pub(crate) fn uniform(count: usize, len: usize) -> Self {
-        Self::of((0..count).map(|number| octets(&format!("t{number}"), len)).collect())
+        Self::of(
+            (0..count)
+                .map(|number| octets(&format!("t{number}"), len))
+                .collect(),
+        )
     }
 
     pub(crate) fn open(&self) -> Checkpoint {
@@ -67,7 +71,10 @@ impl Sample {
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        self.tensors.values().map(|content| content.bytes.len() as u64).sum()
+        self.tensors
+            .values()
+            .map(|content| content.bytes.len() as u64)
+            .sum()
     }
 
     /// Compares a loaded tensor with what was written.
@@ -76,7 +83,10 @@ impl Sample {
         let content = &self.tensors[tensor.name()];
         assert_eq!(tensor.dtype(), content.dtype, "{:?}", tensor.name());
         assert_eq!(tensor.shape(), content.shape, "{:?}", tensor.name());
-        assert!(tensor.bytes() == &content.bytes, "the bytes of {tensor:?} differ");
+        assert!(
+            tensor.bytes() == &content.bytes,
+            "the bytes of {tensor:?} differ"
+        );
         let address = tensor.bytes().as_ptr().addr() as u64;
         assert!(
             tensor.bytes().is_empty() || address.is_multiple_of(tensor.dtype().alignment()),
@@ -90,7 +100,9 @@ impl Sample {
         let mut missing: Vec<&str> = self.tensors.keys().map(String::as_str).collect();
         for tensor in tensors {
             self.check(tensor);
-            let at = missing.binary_search(&tensor.name()).expect("no tensor comes twice");
+            let at = missing
+                .binary_search(&tensor.name())
+                .expect("no tensor comes twice");
             missing.remove(at);
         }
         assert!(missing.is_empty(), "not loaded: {missing:?}");
@@ -106,7 +118,9 @@ pub(crate) fn by_name(tensors: Vec<Content>) -> BTreeMap<String, Content> {
 
 /// A tensor of `len` unsigned 8-bit integers, random but the same each time.
 pub(crate) fn octets(name: &str, len: usize) -> Content {
-    let seed = name.bytes().fold(len as u64, |seed, byte| seed.wrapping_mul(31) + u64::from(byte));
+    let seed = name.bytes().fold(len as u64, |seed, byte| {
+        seed.wrapping_mul(31) + u64::from(byte)
+    });
     let mut bytes = vec![0; len];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
     Content {
@@ -180,7 +194,10 @@ pub(crate) fn watched<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 #[allow(clippy::print_stdout)] // shown when the test fails
 pub(crate) fn random() -> fastrand::Rng {
     let given = std::env::var("CKLOAD_SEED").ok();
-    let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("CKLOAD_SEED is a number"));
+    let seed = given.map_or_else(
+        || fastrand::u64(..),
+        |seed| seed.parse().expect("CKLOAD_SEED is a number"),
+    );
     println!("CKLOAD_SEED={seed}");
     fastrand::Rng::with_seed(seed)
 }

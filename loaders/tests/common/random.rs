@@ -9,13 +9,18 @@ use super::{Content, Escapes, KIB, MIB, Sample, Shard, Style, by_name, index, wr
 
 /// What names are made of: usual ones, and all that JSON has to escape or that is longer than a byte.
 const LETTERS: &[&str] = &[
-    "h", "0", ".", "weight", "_", "/", "\\", "\"", " ", "\n", "\t", "\0", "\u{1f}", "\u{7f}", "ß", "模型", "🦀", "\u{202e}", "e\u{301}", "{}",
+    "h", "0", ".", "weight", "_", "/", "\\", "\"", " ", "\n", "\t", "\0", "\u{1f}", "\u{7f}", "ß",
+    "模型", "🦀", "\u{202e}", "e\u{301}", "{}",
 ];
 
 /// A checkpoint in 1 to 20 files, with an index or without.
 pub(crate) fn random_checkpoint(random: &mut Rng) -> Sample {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let count = if random.bool() { 1 } else { random.usize(1..=20) };
+    let count = if random.bool() {
+        1
+    } else {
+        random.usize(1..=20)
+    };
     let mut names = BTreeSet::new();
     let shards: Vec<(String, Shard)> = (1..=count)
         .map(|number| {
@@ -30,7 +35,10 @@ pub(crate) fn random_checkpoint(random: &mut Rng) -> Sample {
     let index_path = folder.path().join("model.safetensors.index.json");
     if indexed {
         let places = shards.iter().flat_map(|(file, shard)| {
-            shard.tensors.iter().map(|content| (content.name.as_str(), file.as_str()))
+            shard
+                .tensors
+                .iter()
+                .map(|content| (content.name.as_str(), file.as_str()))
         });
         write(&index_path, index(places).as_bytes());
     }
@@ -90,7 +98,11 @@ fn random_style(random: &mut Rng, tensors: usize) -> Style {
         gap: random.choice(["", "", " ", "\n\t\r "]).expect("not empty"),
         before: random.usize(0..3),
         behind: random.usize(0..=16),
-        escapes: if random.u8(..4) == 0 { Escapes::All } else { Escapes::Needed },
+        escapes: if random.u8(..4) == 0 {
+            Escapes::All
+        } else {
+            Escapes::Needed
+        },
         metadata_last: random.bool(),
         offsets_first: random.bool(),
     }

@@ -50,12 +50,21 @@ impl Shard {
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let data: Vec<u8> = self.tensors.iter().flat_map(|content| content.bytes.clone()).collect();
+        let data: Vec<u8> = self
+            .tensors
+            .iter()
+            .flat_map(|content| content.bytes.clone())
+            .collect();
         safetensors_bytes(self.header(), &data)
     }
 
     fn header(&self) -> String {
-        let Style { gap, before, behind, .. } = self.style;
+        let Style {
+            gap,
+            before,
+            behind,
+            ..
+        } = self.style;
         let mut end = 0;
         let ranges: Vec<Range<usize>> = self
             .tensors
@@ -75,11 +84,19 @@ impl Shard {
             .map(|at| self.entry(&self.tensors[at], ranges[at].clone()))
             .collect();
         if let Some(metadata) = &self.metadata {
-            let at = if self.style.metadata_last { entries.len() } else { 0 };
+            let at = if self.style.metadata_last {
+                entries.len()
+            } else {
+                0
+            };
             entries.insert(at, self.metadata_entry(metadata));
         }
         let entries = entries.join(&format!("{gap},{gap}"));
-        format!("{}{{{gap}{entries}{gap}}}{}", " ".repeat(before), " ".repeat(behind))
+        format!(
+            "{}{{{gap}{entries}{gap}}}{}",
+            " ".repeat(before),
+            " ".repeat(behind)
+        )
     }
 
     fn entry(&self, content: &Content, range: Range<usize>) -> String {
@@ -90,12 +107,19 @@ impl Shard {
         let mut fields = [
             format!("\"dtype\"{colon}\"{}\"", content.dtype),
             format!("\"shape\"{colon}[{gap}{}{gap}]", shape.join(&comma)),
-            format!("\"data_offsets\"{colon}[{}{comma}{}]", range.start, range.end),
+            format!(
+                "\"data_offsets\"{colon}[{}{comma}{}]",
+                range.start, range.end
+            ),
         ];
         if self.style.offsets_first {
             fields.reverse();
         }
-        format!("{}{colon}{{{}}}", self.quoted(&content.name), fields.join(&comma))
+        format!(
+            "{}{colon}{{{}}}",
+            self.quoted(&content.name),
+            fields.join(&comma)
+        )
     }
 
     fn metadata_entry(&self, metadata: &BTreeMap<String, String>) -> String {
