@@ -1,1 +1,23 @@
-//! pool
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod block;
+mod buffer;
+mod builder;
+mod error;
+mod evict;
+mod fit;
+mod gate;
+mod local;
+mod pool;
+mod shard;
+mod slots;
+mod stats;
+mod store;
+
+pub use buffer::{Origin, PooledBuffer};
+pub use builder::Builder;
+pub use error::GetError;
+pub use evict::EvictionPolicy;
+pub use pool::BufferPool;
+pub use stats::Stats;

@@ -1,0 +1,228 @@
+//! Memory from the operating system: mapped, aligned, faulted in and, where wanted, locked.
+
+use std::{io, sync::Arc};
+
+use memmap2::{MmapMut, MmapOptions};
+use region::LockGuard;
+
+use crate::{
+    buffer::Origin,
+    evict::Heat,
+    fit::HUGE_PAGE,
+    store::{Claim, Store},
+};
+
+/// A range of anonymous memory whose pages are present.
+///
+/// The kernel zeroes an anonymous map before anybody can see it, so every byte is initialised from the start and
+/// stays so: no reader can meet undefined contents, and recycling needs no `memset`.
+pub(crate) struct Memory {
+    /// Declared before the map: unlocking has to come before unmapping.
+    lock: Option<LockGuard>,
+    map: MmapMut,
+    /// Where the usable window starts; not zero when the map has slack for alignment.
+    offset: usize,
+    capacity: usize,
+}
+
+impl Memory {
+    /// Maps `capacity` bytes and faults every page in.
+    ///
+    /// With `huge`, a block of 2 MiB or more starts on a 2 MiB boundary and asks for transparent huge pages.
+    pub(crate) fn map(capacity: usize, huge: bool) -> io::Result<Self> {
+        let aligned = huge && capacity >= HUGE_PAGE;
+        let (map, offset) = if aligned {
+            map_on_huge_boundary(capacity)?
+        } else {
+            (map_bytes(capacity)?, 0)
+        };
+        let mut memory = Self {
+            lock: None,
+            map,
+            offset,
+            capacity,
+        };
+        memory.advise_page_size(huge);
+        memory.populate()?;
+        Ok(memory)
+    }
+
+    /// Locks the window, and nothing around it, into memory.
+    pub(crate) fn lock(&mut self) -> region::Result<()> {
+        let window = self.bytes();
+        self.lock = Some(region::lock(window.as_ptr(), window.len())?);
+        Ok(())
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.map[self.offset..self.offset + self.capacity]
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.map[self.offset..self.offset + self.capacity]
+    }
+
+    /// Advice comes before the first touch: pages that are already present stay small.
+    #[cfg(target_os = "linux")]
+    fn advise_page_size(&self, huge: bool) {
+        let advice = if huge {
+            memmap2::Advice::HugePage
+        } else {
+            memmap2::Advice::NoHugePage
+        };
+        // A kernel without transparent huge pages refuses, and has only small pages anyway.
+        let _ = self.map.advise_range(advice, self.offset, self.capacity);
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn advise_page_size(&self, _huge: bool) {}
+
+    #[cfg(target_os = "linux")]
+    fn populate(&mut self) -> io::Result<()> {
+        let populated =
+            self.map
+                .advise_range(memmap2::Advice::PopulateWrite, self.offset, self.capacity);
+        match populated {
+            Err(error) if error.kind() == io::ErrorKind::OutOfMemory => Err(error),
+            // Kernels before 5.14 do not know the advice.
+            Err(_) => {
+                self.touch();
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn populate(&mut self) -> io::Result<()> {
+        self.touch();
+        Ok(())
+    }
+
+    fn touch(&mut self) {
+        let page = region::page::size();
+        for byte in self.bytes_mut().iter_mut().step_by(page) {
+            *byte = 0;
+        }
+    }
+}
+
+fn map_bytes(len: usize) -> io::Result<MmapMut> {
+    MmapOptions::new().len(len).map_anon()
+}
+
+/// Maps `capacity` bytes from a 2 MiB boundary on; returns the map and where the boundary lies in it.
+fn map_on_huge_boundary(capacity: usize) -> io::Result<(MmapMut, usize)> {
+    let map = map_bytes(capacity)?;
+    // Newer kernels place large maps on the boundary by themselves.
+    if to_boundary(&map) == 0 {
+        return Ok((map, 0));
+    }
+    drop(map);
+    // The slack is address space only: it is never touched, so it takes no memory.
+    let map = map_bytes(capacity.saturating_add(HUGE_PAGE))?;
+    let offset = to_boundary(&map);
+    Ok((map, offset))
+}
+
+/// Bytes from the start of `map` to the first 2 MiB boundary in it.
+fn to_boundary(map: &MmapMut) -> usize {
+    let start = map.as_ptr().addr();
+    start.next_multiple_of(HUGE_PAGE) - start
+}
+
+/// A piece of memory that the pool owns, leased or idle.
+pub(crate) struct Block {
+    memory: Memory,
+    /// What the current lease cost; an idle block has been recycled.
+    pub(crate) origin: Origin,
+    /// Whether the block was leased again since it was mapped, or since the eviction policy last looked.
+    pub(crate) referenced: bool,
+    /// The eviction policy's opinion, kept while the block is out of the policy's sight.
+    pub(crate) heat: Heat,
+    /// Declared last: the bytes leave the pool's account only after the memory is gone.
+    claim: Claim,
+}
+
+impl Block {
+    pub(crate) fn new(memory: Memory, mut claim: Claim, origin: Origin, heat: Heat) -> Self {
+        if memory.lock.is_some() {
+            claim.mark_pinned();
+        }
+        Self {
+            memory,
+            origin,
+            referenced: false,
+            heat,
+            claim,
+        }
+    }
+
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        self.claim.store()
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.memory.capacity
+    }
+
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.memory.lock.is_some()
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.memory.bytes()
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        self.memory.bytes_mut()
+    }
+
+    /// Notes the end of a lease: the next one finds recycled memory.
+    pub(crate) fn retire_lease(&mut self) {
+        self.referenced |= self.origin == Origin::Recycled;
+        self.origin = Origin::Recycled;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_zero_and_aligned() {
+        let page = region::page::size();
+        for (capacity, alignment) in [
+            (page, page),
+            (HUGE_PAGE - page, page),
+            (HUGE_PAGE, HUGE_PAGE),
+            (3 * HUGE_PAGE + page, HUGE_PAGE),
+        ] {
+            let memory = Memory::map(capacity, true).expect("a small map");
+            assert_eq!(memory.bytes().len(), capacity);
+            assert_eq!(memory.bytes().as_ptr().addr() % alignment, 0);
+            assert!(memory.bytes().iter().all(|&byte| byte == 0));
+        }
+    }
+
+    #[test]
+    fn slack_is_skipped_where_the_kernel_does_not_align() {
+        // Maps of odd lengths between the blocks push later ones off the boundary.
+        let page = region::page::size();
+        let mut kept = Vec::new();
+        for pages in 1..8 {
+            kept.push(Memory::map(pages * page, true).expect("a small map"));
+            let block = Memory::map(HUGE_PAGE + pages * page, true).expect("a small map");
+            assert_eq!(block.bytes().as_ptr().addr() % HUGE_PAGE, 0);
+            assert!(block.offset + block.capacity <= block.map.len());
+            kept.push(block);
+        }
+    }
+
+    #[test]
+    fn touching_works_without_the_kernel_s_help() {
+        let mut memory = Memory::map(10 * region::page::size(), false).expect("a small map");
+        memory.touch();
+        assert!(memory.bytes().iter().all(|&byte| byte == 0));
+    }
+}

@@ -1,0 +1,316 @@
+//! The handle that users hold.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    Builder, EvictionPolicy, GetError, PooledBuffer, Stats, builder::Config, fit::Fit, gate::Patience,
+    store::Store,
+};
+
+/// A pool of recycled buffers; clones share it.
+///
+/// ```
+/// use ckload_pool::BufferPool;
+///
+/// let pool = BufferPool::new();
+/// let mut buffer = pool.get(4 << 20);
+/// buffer.fill(7);
+/// drop(buffer); // back to the pool
+///
+/// let again = pool.get(4 << 20); // the same memory
+/// assert_eq!(pool.stats().hits(), 1);
+/// # drop(again);
+/// ```
+///
+/// When the last clone is dropped, idle memory is freed at once. Buffers that are still out stay good, and are freed when they are dropped.
+/// Other threads' private caches (at most 8 MiB each, see the [crate documentation](crate)) follow when those threads next use any pool, or end.
+#[derive(Clone)]
+pub struct BufferPool {
+    store: Arc<Store>,
+    /// Only handles hold it, so that the last of them closes the store while blocks still hold that.
+    _closer: Arc<Closer>,
+}
+
+/// Closes a pool.
+struct Closer {
+    store: Arc<Store>,
+}
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        self.store.close();
+    }
+}
+
+impl BufferPool {
+    /// A pool with the defaults of [`Builder`].
+    #[must_use]
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// Sets up a pool.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) fn with_config(config: Config) -> Self {
+        let store = Arc::new(Store::new(config));
+        Self {
+            _closer: Arc::new(Closer {
+                store: Arc::clone(&store),
+            }),
+            store,
+        }
+    }
+
+    /// Leases a buffer of exactly `len` bytes; waits in line while the cap is reached.
+    ///
+    /// What the bytes are is told at [`PooledBuffer`]. `get(0)` gives an empty buffer and takes no memory.
+    ///
+    /// Requests that wait are served first come, first served: a small one does not overtake a large one. Whoever
+    /// waits while holding buffers of the same pool should know who will return some; use
+    /// [`get_timeout`](Self::get_timeout) if nobody might.
+    ///
+    /// # Panics
+    ///
+    /// If `len` is more than [`max_bytes`](Self::max_bytes), or the operating system refuses the memory.
+    /// [`get_timeout`](Self::get_timeout) and [`try_get`](Self::try_get) return these as errors.
+    #[inline]
+    #[must_use]
+    #[track_caller]
+    pub fn get(&self, len: usize) -> PooledBuffer {
+        match self.store.lease(len, Patience::Endless) {
+            Ok(buffer) => buffer,
+            Err(error) => refused(&error),
+        }
+    }
+
+    /// As [`get`](Self::get), with all bytes 0.
+    ///
+    /// Fresh memory is zero already; recycled memory is overwritten, unless the pool zeroes what comes back
+    /// ([`Builder::zero_on_return`]).
+    ///
+    /// ```
+    /// let pool = ckload_pool::BufferPool::new();
+    /// pool.get(1 << 20).fill(255);
+    /// assert!(pool.get_zeroed(1 << 20).iter().all(|&byte| byte == 0));
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// As [`get`](Self::get).
+    #[must_use]
+    #[track_caller]
+    pub fn get_zeroed(&self, len: usize) -> PooledBuffer {
+        let mut buffer = self.get(len);
+        if !self.store.config.zero_on_return && buffer.origin() == crate::Origin::Recycled {
+            buffer.fill(0);
+        }
+        buffer
+    }
+
+    /// As [`get`](Self::get), but never waits.
+    ///
+    /// Idle buffers are freed where that makes enough room. While others wait in line this fails, since the room is theirs.
+    ///
+    /// ```
+    /// use ckload_pool::{BufferPool, GetError};
+    ///
+    /// let pool = BufferPool::builder().max_bytes(8 << 20).build();
+    /// let held = pool.get(6 << 20);
+    /// let error = pool.try_get(4 << 20).unwrap_err();
+    /// assert!(matches!(error, GetError::AtCapacity { leased, .. } if leased == 6 << 20));
+    /// drop(held);
+    /// assert!(pool.try_get(4 << 20).is_ok());
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`GetError::ExceedsMax`] if the request can never be served, [`GetError::AtCapacity`] if it cannot be served now,
+    /// [`GetError::Refused`] if the operating system gives no memory.
+    pub fn try_get(&self, len: usize) -> Result<PooledBuffer, GetError> {
+        self.store.lease(len, Patience::None)
+    }
+
+    /// As [`get`](Self::get), but waits no longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_get`](Self::try_get); [`GetError::AtCapacity`] after `timeout`.
+    pub fn get_timeout(&self, len: usize, timeout: Duration) -> Result<PooledBuffer, GetError> {
+        let patience = match Instant::now().checked_add(timeout) {
+            Some(deadline) => Patience::Until(deadline),
+            None => Patience::Endless,
+        };
+        self.store.lease(len, patience)
+    }
+
+    /// Maps up to `count` buffers of `len` bytes ahead of their use, and says how many.
+    ///
+    /// They are fewer if the pool may not keep as many: `max_bytes`, `max_buffers_per_shard` and `min_buffer_size` hold
+    /// here, too. Nothing idle is freed for them, and nothing waits.
+    ///
+    /// ```
+    /// let pool = ckload_pool::BufferPool::builder().max_bytes(10 << 20).build();
+    /// assert_eq!(pool.preallocate(100, 4 << 20).unwrap(), 2);
+    /// assert_eq!(pool.held_bytes(), 8 << 20);
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`GetError::ExceedsMax`] if not one such buffer can ever be had, [`GetError::Refused`] if the operating system
+    /// gives no memory; what was mapped until then stays.
+    pub fn preallocate(&self, count: usize, len: usize) -> Result<usize, GetError> {
+        self.store.preallocate(count, len)
+    }
+
+    /// Frees all idle memory: the shared and what threads cache.
+    ///
+    /// What other threads hold privately, at most 8 MiB each and nothing if the pool has a cap, follows when they next use any pool.
+    ///
+    /// ```
+    /// let pool = ckload_pool::BufferPool::new();
+    /// drop(pool.get(32 << 20));
+    /// assert_eq!(pool.held_bytes(), 32 << 20);
+    /// pool.clear();
+    /// assert_eq!(pool.held_bytes(), 0);
+    /// ```
+    pub fn clear(&self) {
+        self.store.clear();
+    }
+
+    /// Gives back the bookkeeping memory that is no longer in use: room in lists, and the remembered sizes of evicted buffers.
+    ///
+    /// No buffer is freed; that is for [`trim`](Self::trim) and [`clear`](Self::clear).
+    pub fn shrink_to_fit(&self) {
+        self.store.shrink_to_fit();
+    }
+
+    /// Frees idle buffers, those that the eviction policy wants least first, until at most `target_bytes` are idle;
+    /// returns the bytes freed.
+    ///
+    /// If what other threads hold privately is too much, they free it when they next use any pool, and it is not in the result.
+    ///
+    /// ```
+    /// let pool = ckload_pool::BufferPool::new();
+    /// drop((pool.get(32 << 20), pool.get(64 << 20)));
+    /// let freed = pool.trim(70 << 20);
+    /// assert!(freed >= 26 << 20);
+    /// assert!(pool.stats().idle_bytes <= 70 << 20);
+    /// ```
+    pub fn trim(&self, target_bytes: usize) -> usize {
+        self.store.trim(target_bytes)
+    }
+
+    /// What the pool did and holds.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats::of(&self.store)
+    }
+
+    /// Bytes leased and idle together. Cheap: one load.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.store.held_bytes()
+    }
+
+    /// How many idle buffers the shards may keep together; what threads cache is not counted.
+    #[must_use]
+    pub fn max_idle_buffers(&self) -> usize {
+        let config = &self.store.config;
+        config
+            .num_shards
+            .saturating_mul(config.max_buffers_per_shard)
+    }
+
+    /// What a fresh buffer for `len` bytes takes of the pool's memory: its capacity, in bytes. A recycled one may be up to an
+    /// eighth larger.
+    ///
+    /// ```
+    /// let pool = ckload_pool::BufferPool::new();
+    /// assert_eq!(pool.capacity_for(5 << 20), pool.get(5 << 20).capacity());
+    /// assert_eq!(pool.capacity_for(0), 0);
+    /// ```
+    #[must_use]
+    pub fn capacity_for(&self, len: usize) -> usize {
+        if len == 0 {
+            return 0; // an empty buffer takes no memory
+        }
+        let config = &self.store.config;
+        Fit::new(len, config.page, config.max_bytes).fresh
+    }
+
+    /// The most bytes that the pool may hold, leased and idle together.
+    #[must_use]
+    pub fn max_bytes(&self) -> Option<usize> {
+        self.store.config.max_bytes
+    }
+
+    /// Whether the pool tries to lock its memory; [`PooledBuffer::is_pinned`] says whether that succeeded.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        self.store.config.pinned_memory
+    }
+
+    /// Whether the pool asks for huge pages.
+    #[must_use]
+    pub fn huge_pages(&self) -> bool {
+        self.store.config.huge_pages
+    }
+
+    /// Whether buffers are zeroed when they come back.
+    #[must_use]
+    pub fn zero_on_return(&self) -> bool {
+        self.store.config.zero_on_return
+    }
+
+    /// The least capacity, in bytes, that is kept.
+    #[must_use]
+    pub fn min_buffer_size(&self) -> usize {
+        self.store.config.min_buffer_size
+    }
+
+    /// How many buffers each thread may cache.
+    #[must_use]
+    pub fn tls_cache_size(&self) -> usize {
+        self.store.config.tls_cache_size
+    }
+
+    /// How many shards there are.
+    #[must_use]
+    pub fn num_shards(&self) -> usize {
+        self.store.config.num_shards
+    }
+
+    /// Which idle buffer goes when one has to.
+    #[must_use]
+    pub fn eviction_policy(&self) -> EvictionPolicy {
+        self.store.config.eviction_policy
+    }
+}
+
+#[cold]
+#[track_caller]
+fn refused(error: &GetError) -> ! {
+    panic!("{error}")
+}
+
+impl Default for BufferPool {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for BufferPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BufferPool")
+            .field("held_bytes", &self.held_bytes())
+            .field("config", &self.store.config)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,238 @@
+//! One thread's places for idle buffers that other threads reach, too.
+//!
+//! Each place is a pointer that is exchanged atomically: whoever swaps a buffer out owns it. Only the owning thread puts
+//! buffers in. Next to the pointer stands a *tag*, which says what lies there without taking it. Tags are hints:
+//!
+//! * The owner writes a tag after it has put a buffer in. Whoever empties the place sets the tag to zero, if it is
+//!   still the one that was read before the swap; a tag is used once, so a newer buffer's tag survives.
+//! * A tag may say 'occupied' of an empty place for a moment, but 'empty' of an occupied one only between the owner's
+//!   two steps. Whoever must not miss a buffer ([`Slots::drain`]) swaps without looking at tags: the swap is a
+//!   read-modify-write on the same word as the owner's, so either it finds the buffer, or the owner, who asks for
+//!   attention after its swap, sees everything that was written before this one.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_utils::{CachePadded, atomic::AtomicCell};
+
+use crate::{
+    block::Block,
+    fit::{Fit, SMALL_PAGE},
+};
+
+const SLOTS_PER_LINE: usize = 8;
+const EMPTY: u64 = 0;
+/// Low bits of a tag: capacity in small pages. The bits above count the owner's puts.
+const PAGES_BITS: u32 = 36;
+
+/// A thread's counters and slots for one pool, shared between that thread and the pool.
+///
+/// Padded, so that two threads never write to one cache line on their fast paths.
+pub(crate) struct Slots {
+    pub(crate) counters: CachePadded<Counters>,
+    lines: Box<[CachePadded<[Slot; SLOTS_PER_LINE]>]>,
+    len: usize,
+}
+
+#[derive(Default)]
+struct Slot {
+    tag: AtomicU64,
+    block: AtomicCell<Option<Box<Block>>>,
+}
+
+/// Written by the owning thread alone, so a relaxed load and store make an increment.
+#[derive(Default)]
+pub(crate) struct Counters {
+    /// Leases served from this thread's cache.
+    hits: AtomicU64,
+    /// Their capacity, bytes.
+    reused_bytes: AtomicU64,
+    /// Bytes that lie idle where only the owner reaches them.
+    private_bytes: AtomicU64,
+}
+
+impl Counters {
+    #[inline]
+    pub(crate) fn hit(&self, capacity: usize) {
+        let add = |counter: &AtomicU64, by: u64| {
+            counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
+        };
+        add(&self.hits, 1);
+        add(&self.reused_bytes, capacity as u64);
+    }
+
+    #[inline]
+    pub(crate) fn set_private_bytes(&self, bytes: usize) {
+        self.private_bytes.store(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn reused_bytes(&self) -> u64 {
+        self.reused_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn private_bytes(&self) -> usize {
+        self.private_bytes.load(Ordering::Relaxed) as usize
+    }
+}
+
+impl Slot {
+    /// Empties the slot; clears `tag`, which was read from it before.
+    fn take(&self, tag: u64) -> Option<Box<Block>> {
+        let block = self.block.swap(None);
+        if tag != EMPTY {
+            // Lost if the owner has put another buffer in since: then its tag must stay.
+            let _ = self
+                .tag
+                .compare_exchange(tag, EMPTY, Ordering::AcqRel, Ordering::Relaxed);
+        }
+        block
+    }
+}
+
+fn tag(generation: u64, capacity: usize) -> u64 {
+    generation << PAGES_BITS | (capacity / SMALL_PAGE) as u64
+}
+
+fn generation(tag: u64) -> u64 {
+    tag >> PAGES_BITS
+}
+
+fn capacity(tag: u64) -> usize {
+    (tag & ((1 << PAGES_BITS) - 1)) as usize * SMALL_PAGE
+}
+
+impl Slots {
+    pub(crate) fn new(len: usize) -> Self {
+        Self {
+            counters: CachePadded::default(),
+            lines: (0..len.div_ceil(SLOTS_PER_LINE))
+                .map(|_| CachePadded::default())
+                .collect(),
+            len,
+        }
+    }
+
+    #[inline]
+    fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.lines
+            .iter()
+            .flat_map(|line| line.iter())
+            .take(self.len)
+    }
+
+    #[inline]
+    fn slot(&self, index: usize) -> &Slot {
+        &self.lines[index / SLOTS_PER_LINE][index % SLOTS_PER_LINE]
+    }
+
+    /// How many slots are occupied; at most too many, if this is the owner.
+    pub(crate) fn occupied(&self) -> usize {
+        self.slots()
+            .filter(|slot| slot.tag.load(Ordering::Relaxed) != EMPTY)
+            .count()
+    }
+
+    /// Bytes that lie in the slots; a hint.
+    pub(crate) fn bytes(&self) -> usize {
+        self.slots()
+            .map(|slot| capacity(slot.tag.load(Ordering::Acquire)))
+            .sum()
+    }
+
+    /// For the owner: puts a buffer into an empty slot; gives it back if there is none.
+    ///
+    /// `generation` must be larger than in any put before. `recent` is where the owner put or took last.
+    #[inline]
+    pub(crate) fn put(
+        &self,
+        block: Box<Block>,
+        generation: u64,
+        recent: &mut usize,
+    ) -> Option<Box<Block>> {
+        let is_empty = |index: &usize| self.slot(*index).tag.load(Ordering::Relaxed) == EMPTY;
+        if !is_empty(recent) {
+            match (0..self.len).find(is_empty) {
+                Some(index) => *recent = index,
+                None => return Some(block),
+            }
+        }
+        let slot = self.slot(*recent);
+        let tag = tag(generation, block.capacity());
+        let displaced = slot.block.swap(Some(block));
+        slot.tag.store(tag, Ordering::Release);
+        displaced
+    }
+
+    /// For the owner: takes the best fitting buffer.
+    #[inline]
+    pub(crate) fn take(&self, fit: &Fit, recent: &mut usize) -> Option<Box<Block>> {
+        let capacity_at = |index: usize| capacity(self.slot(index).tag.load(Ordering::Relaxed));
+        if capacity_at(*recent) != fit.fresh {
+            *recent = (0..self.len)
+                .filter(|&index| fit.accepts(capacity_at(index)))
+                .min_by_key(|&index| capacity_at(index))?;
+        }
+        let slot = self.slot(*recent);
+        let block = slot.block.swap(None);
+        // Nobody else ever makes a tag non-zero.
+        slot.tag.store(EMPTY, Ordering::Release);
+        block
+    }
+
+    /// For the owner: takes the buffer that has lain longest.
+    pub(crate) fn take_oldest(&self) -> Option<Box<Block>> {
+        let (tag, slot) = self
+            .slots()
+            .map(|slot| (slot.tag.load(Ordering::Relaxed), slot))
+            .filter(|&(tag, _)| tag != EMPTY)
+            .min_by_key(|&(tag, _)| generation(tag))?;
+        slot.take(tag)
+    }
+
+    /// For any thread: takes a buffer whose tag says that it fits. The buffer that comes may be another one.
+    pub(crate) fn steal(&self, fit: &Fit) -> Option<Box<Block>> {
+        self.slots().find_map(|slot| {
+            let tag = slot.tag.load(Ordering::Acquire);
+            (tag != EMPTY && fit.accepts(capacity(tag)))
+                .then(|| slot.take(tag))
+                .flatten()
+        })
+    }
+
+    /// For any thread: takes some buffer out, if a tag says that there is one.
+    pub(crate) fn steal_any(&self) -> Option<Box<Block>> {
+        self.slots().find_map(|slot| {
+            let tag = slot.tag.load(Ordering::Acquire);
+            (tag != EMPTY).then(|| slot.take(tag)).flatten()
+        })
+    }
+
+    /// For any thread: takes everything out, tagged or not.
+    pub(crate) fn drain(&self) -> impl Iterator<Item = Box<Block>> {
+        self.slots()
+            .filter_map(|slot| slot.take(slot.tag.load(Ordering::Acquire)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_one_word_exchanged_without_a_lock() {
+        assert!(AtomicCell::<Option<Box<Block>>>::is_lock_free());
+        assert_eq!(size_of::<Slot>(), 16);
+    }
+
+    #[test]
+    fn tags_hold_capacity_and_generation() {
+        for bytes in [SMALL_PAGE, 2 << 20, 1 << 40] {
+            let tag = tag(77, bytes);
+            assert_eq!((capacity(tag), generation(tag)), (bytes, 77));
+            assert_ne!(tag, EMPTY);
+        }
+    }
+}
