@@ -1,1 +1,2 @@
 //! ckload
+pub mod synth;

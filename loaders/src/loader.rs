@@ -69,7 +69,7 @@ impl Default for Loader {
 }
 
 impl Loader {
-    /// A loader with a pool and threads of its own, both made when they are first needed.
+    /// A loader with a pool and threads of its own; memory is taken and threads are started when they are first needed.
     #[must_use]
     pub fn new() -> Self {
         Self {
