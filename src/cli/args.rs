@@ -1,0 +1,486 @@
+//! How a command line is spelled: the only module that sees the argument parser.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use ckload::synth::IfExists;
+use ckload::{ByteSize, Io, Select};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use super::options::{
+    Action, DemoOptions, Invocation, LoadOptions, ModelSize, OutputOptions, Pin, Sides,
+    SynthOptions,
+};
+
+/// Rounds of a comparison, unless `--repeat` says otherwise: enough for a median.
+const COMPARED_ROUNDS: NonZeroUsize = NonZeroUsize::new(5).unwrap();
+
+/// Loads model checkpoints in parallel into recycled buffers, and says what allocation cost and what pooling saved.
+///
+/// Without a command, every tensor of each MODEL is streamed through one pool of buffers, and a report follows.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ckload",
+    version,
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true,
+    override_usage = "ckload [OPTIONS] <MODEL>...\n       ckload <COMMAND>",
+    after_help = "A model whose name is that of a command is loaded by `ckload ./demo` or `ckload -- demo`.\n\
+        Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.",
+    max_term_width = 100
+)]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    load: LoadArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write a GPT-2-shaped checkpoint once, load it in several ways, and compare them
+    ///
+    /// The checkpoint (548 MB) is kept in the cache folder of the user and used again. The comparison needs up to
+    /// 1.3 GB of memory.
+    Demo(DemoArgs),
+    /// List the tensors, types, shapes and files of a checkpoint; reads only the headers
+    Inspect {
+        /// A .safetensors file, a folder of them, or a .safetensors.index.json
+        model: PathBuf,
+    },
+    /// Write a checkpoint with the tensor names and shapes of a known model and random values
+    Synth {
+        #[command(subcommand)]
+        model: SynthModel,
+    },
+}
+
+#[derive(clap::Args, Debug)]
+struct LoadArgs {
+    /// Checkpoints: .safetensors files, folders of them, or .safetensors.index.json files
+    #[arg(required = true)]
+    model: Vec<PathBuf>,
+
+    /// Keep every tensor in memory until the model is loaded, instead of streaming them
+    #[arg(long)]
+    resident: bool,
+
+    /// Load each model N times, one model after the other [default: 1, or 5 with --compare]
+    #[arg(long, value_name = "N")]
+    repeat: Option<NonZeroUsize>,
+
+    /// Load without the pool as well, in turns with it, to measure what pooling saves
+    ///
+    /// With --resident this takes the memory of two models: what the pool keeps, and the load without it.
+    #[arg(long, conflicts_with = "no_pool")]
+    compare: bool,
+
+    /// Load only without the pool: fresh memory for each buffer of each load
+    #[arg(long, conflicts_with = "pin")]
+    no_pool: bool,
+
+    /// How files are read
+    #[arg(long, value_name = "HOW", default_value = "auto", value_parser = io_parser())]
+    io: Io,
+
+    #[command(flatten)]
+    threads: ThreadArgs,
+
+    /// Memory that a stream may hold, such as 256MiB [default: enough for the largest tensor and to read ahead]
+    #[arg(long, value_name = "SIZE", value_parser = parse_budget, conflicts_with = "resident")]
+    budget: Option<ByteSize>,
+
+    /// Lock the memory of the pool in RAM: auto where it is cheap and allowed, always fails where it is not allowed
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    pin: PinArg,
+
+    /// Load only tensors whose names match; may be given several times
+    #[arg(long, value_name = "GLOB", value_parser = parse_glob)]
+    include: Vec<String>,
+
+    /// Leave out tensors whose names match; may be given several times
+    #[arg(long, value_name = "GLOB", value_parser = parse_glob)]
+    exclude: Vec<String>,
+
+    /// Show what a load would read and where it would go, without loading
+    #[arg(long, conflicts_with_all = ["compare", "repeat"])]
+    dry_run: bool,
+
+    /// Show the settings and each run as well
+    #[arg(short, long, conflicts_with = "quiet")]
+    verbose: bool,
+}
+
+#[derive(clap::Args, Debug)]
+struct OutputArgs {
+    /// Print the result as JSON, errors included
+    #[arg(long, global = true)]
+    json: bool,
+
+    /// Print nothing but errors
+    #[arg(short, long, global = true)]
+    quiet: bool,
+
+    /// When to use colors
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
+    color: ColorArg,
+}
+
+#[derive(clap::Args, Debug)]
+struct ThreadArgs {
+    /// Threads that read [default: one for each core]
+    #[arg(short = 'j', long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+}
+
+#[derive(clap::Args, Debug)]
+struct DemoArgs {
+    /// Measured rounds, after one that warms up
+    #[arg(long, value_name = "N", default_value = "5")]
+    repeat: NonZeroUsize,
+
+    #[command(flatten)]
+    threads: ThreadArgs,
+
+    /// Folder that keeps the checkpoint [default: ckload in the cache folder of the user]
+    #[arg(long, value_name = "FOLDER")]
+    dir: Option<PathBuf>,
+
+    /// Size of the model
+    #[arg(long, value_enum, value_name = "SIZE", default_value_t)]
+    size: SizeArg,
+}
+
+#[derive(Debug, Subcommand)]
+enum SynthModel {
+    /// The 160 float32 tensors of the published GPT-2 checkpoint, 548 MB
+    Gpt2 {
+        /// File to write
+        out: PathBuf,
+
+        /// Decides the random values
+        #[arg(long, value_name = "N", default_value_t)]
+        seed: u64,
+
+        /// Replace OUT if it is there already
+        #[arg(long)]
+        force: bool,
+
+        /// Size of the model
+        #[arg(long, value_enum, value_name = "SIZE", default_value_t)]
+        size: SizeArg,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum ColorArg {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum PinArg {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum SizeArg {
+    /// 2 layers, 1 MB: for tests
+    Tiny,
+    /// 12 layers, 548 MB: the published model
+    #[default]
+    Small,
+}
+
+impl Invocation {
+    /// Understands the command line of this process, or explains what is wrong with it and exits with status 2.
+    pub(crate) fn parse_or_exit() -> Self {
+        Self::from_command_line(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    fn from_command_line<I, T>(arguments: I) -> Result<Self, clap::Error>
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<std::ffi::OsString> + Clone,
+    {
+        let mut command = Args::command();
+        let matches = command.try_get_matches_from_mut(arguments)?;
+        refuse_load_options_before_a_command(&mut command, &matches)?;
+        let args = Args::from_arg_matches(&matches)?;
+        Ok(Self {
+            action: match args.command {
+                None => Action::Load(
+                    args.load
+                        .resolve()
+                        .map_err(|error| command.error(ErrorKind::ValueValidation, error))?,
+                ),
+                Some(Command::Demo(demo)) => Action::Demo(demo.into()),
+                Some(Command::Inspect { model }) => Action::Inspect { model },
+                Some(Command::Synth { model }) => Action::Synth(model.into()),
+            },
+            output: args.output.into(),
+        })
+    }
+}
+
+/// `ckload --resident demo` is a mistake, not a demonstration: the option would have no effect.
+fn refuse_load_options_before_a_command(
+    command: &mut clap::Command,
+    matches: &ArgMatches,
+) -> Result<(), clap::Error> {
+    let Some(name) = matches.subcommand_name() else {
+        return Ok(());
+    };
+    let load_options = <LoadArgs as clap::Args>::augment_args(clap::Command::new("load"));
+    let given = load_options.get_arguments().find(|argument| {
+        matches.value_source(argument.get_id().as_str()) == Some(ValueSource::CommandLine)
+    });
+    match given {
+        None => Ok(()),
+        Some(argument) => {
+            let option = argument.get_long().unwrap_or(argument.get_id().as_str());
+            let message = format!("'--{option}' cannot be used with the command '{name}'");
+            Err(command.error(ErrorKind::ArgumentConflict, message))
+        }
+    }
+}
+
+impl LoadArgs {
+    fn resolve(self) -> Result<LoadOptions, ckload::Error> {
+        let mut select = Select::all();
+        for glob in &self.include {
+            select = select.include(glob)?;
+        }
+        for glob in &self.exclude {
+            select = select.exclude(glob)?;
+        }
+        let sides = match (self.compare, self.no_pool) {
+            (true, _) => Sides::Compare,
+            (false, true) => Sides::WithoutPool,
+            (false, false) => Sides::WithPool,
+        };
+        let usual_rounds = if self.compare {
+            COMPARED_ROUNDS
+        } else {
+            NonZeroUsize::MIN
+        };
+        Ok(LoadOptions {
+            models: self.model,
+            select,
+            resident: self.resident,
+            rounds: self.repeat.unwrap_or(usual_rounds),
+            sides,
+            io: self.io,
+            threads: self.threads.resolve(),
+            budget: self.budget,
+            pin: match self.pin {
+                PinArg::Auto => Pin::Auto,
+                PinArg::Always => Pin::Always,
+                PinArg::Never => Pin::Never,
+            },
+            verbose: self.verbose,
+            dry_run: self.dry_run,
+        })
+    }
+}
+
+impl ThreadArgs {
+    fn resolve(self) -> NonZeroUsize {
+        self.threads
+            .or_else(|| NonZeroUsize::new(num_cpus::get()))
+            .unwrap_or(NonZeroUsize::MIN)
+    }
+}
+
+impl From<OutputArgs> for OutputOptions {
+    fn from(args: OutputArgs) -> Self {
+        Self {
+            json: args.json,
+            quiet: args.quiet,
+            color: match args.color {
+                ColorArg::Auto => anstream::ColorChoice::Auto,
+                ColorArg::Always => anstream::ColorChoice::Always,
+                ColorArg::Never => anstream::ColorChoice::Never,
+            },
+        }
+    }
+}
+
+impl From<DemoArgs> for DemoOptions {
+    fn from(args: DemoArgs) -> Self {
+        Self {
+            size: args.size.into(),
+            folder: args.dir,
+            rounds: args.repeat,
+            threads: args.threads.resolve(),
+        }
+    }
+}
+
+impl From<SynthModel> for SynthOptions {
+    fn from(
+        SynthModel::Gpt2 {
+            out,
+            seed,
+            force,
+            size,
+        }: SynthModel,
+    ) -> Self {
+        Self {
+            size: size.into(),
+            out,
+            seed,
+            if_exists: if force {
+                IfExists::Replace
+            } else {
+                IfExists::Refuse
+            },
+        }
+    }
+}
+
+impl From<SizeArg> for ModelSize {
+    fn from(size: SizeArg) -> Self {
+        match size {
+            SizeArg::Tiny => Self::Tiny,
+            SizeArg::Small => Self::Small,
+        }
+    }
+}
+
+fn io_parser() -> impl TypedValueParser<Value = Io> {
+    PossibleValuesParser::new(["auto", "buffered", "mmap"]).try_map(|name| name.parse::<Io>())
+}
+
+fn parse_budget(text: &str) -> Result<ByteSize, String> {
+    match text.parse::<ByteSize>() {
+        Ok(size) if size.as_u64() > 0 => Ok(size),
+        Ok(_) => Err("a stream needs memory".into()),
+        Err(_) => {
+            Err("expected a number of bytes, or a number and a unit such as 256MiB or 1GB".into())
+        }
+    }
+}
+
+fn parse_glob(text: &str) -> Result<String, ckload::Error> {
+    Select::all().include(text).map(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Invocation, clap::Error> {
+        Invocation::from_command_line(line.split(' '))
+    }
+
+    fn load(line: &str) -> LoadOptions {
+        match parse(line).unwrap().action {
+            Action::Load(options) => options,
+            other => panic!("not a load: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_parser_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn models_are_streamed_once_through_the_pool_by_default() {
+        let options = load("ckload a b");
+        assert_eq!(options.models, [PathBuf::from("a"), PathBuf::from("b")]);
+        assert!(!options.resident && !options.dry_run && !options.verbose);
+        assert_eq!(options.rounds.get(), 1);
+        assert_eq!(options.sides, Sides::WithPool);
+        assert_eq!(options.pin, Pin::Auto);
+        assert_eq!(options.threads.get(), num_cpus::get());
+        assert!(options.budget.is_none());
+    }
+
+    #[test]
+    fn a_comparison_takes_five_rounds_unless_told() {
+        assert_eq!(load("ckload --compare m").rounds.get(), 5);
+        assert_eq!(load("ckload --compare --repeat 9 m").rounds.get(), 9);
+        assert_eq!(load("ckload --repeat 3 m").rounds.get(), 3);
+    }
+
+    #[test]
+    fn budgets_are_sizes_with_units() {
+        assert_eq!(
+            load("ckload --budget 256MiB m").budget,
+            Some(ByteSize::mib(256))
+        );
+        assert_eq!(
+            load("ckload --budget 1000000 m").budget,
+            Some(ByteSize::b(1_000_000))
+        );
+        for wrong in ["0", "much", "-1", "12XB"] {
+            let error = parse(&format!("ckload --budget={wrong} m")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ValueValidation, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_model_may_be_named_like_a_command() {
+        assert_eq!(load("ckload -- demo").models, [PathBuf::from("demo")]);
+        assert_eq!(load("ckload ./demo").models, [PathBuf::from("./demo")]);
+    }
+
+    #[test]
+    fn output_options_stand_before_or_after_a_command() {
+        for line in ["ckload --json inspect m", "ckload inspect m --json"] {
+            let invocation = parse(line).unwrap();
+            assert!(invocation.output.json, "{line}");
+            assert!(
+                matches!(invocation.action, Action::Inspect { .. }),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn options_that_would_have_no_effect_are_refused() {
+        for line in [
+            "ckload --resident demo",
+            "ckload -j 2 inspect m",
+            "ckload --compare --no-pool m",
+            "ckload --no-pool --pin always m",
+            "ckload --resident --budget 1GiB m",
+            "ckload --dry-run --compare m",
+            "ckload -q -v m",
+        ] {
+            assert_eq!(
+                parse(line).unwrap_err().kind(),
+                ErrorKind::ArgumentConflict,
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_refused() {
+        for line in [
+            "ckload --repeat 0 m",
+            "ckload -j 0 m",
+            "ckload --include [ m",
+            "ckload --io direct m",
+            "ckload --pin maybe m",
+            "ckload --color pink m",
+            "ckload synth llama out",
+            "ckload",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+}

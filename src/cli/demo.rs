@@ -1,0 +1,258 @@
+//! `ckload demo`: the same checkpoint, loaded in several ways in turn.
+
+use std::fs;
+use std::hint::black_box;
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use ckload::{ByteSize, Checkpoint, Io, Report};
+use safetensors::SafeTensors;
+
+use super::options::{DemoOptions, OutputOptions, Pin};
+use super::progress::Progress;
+use super::report::{
+    LoadReport, ModelReport, ModelSummary, PoolSummary, RUN_COLUMNS, Table, run_cells, write_gain,
+    write_memory,
+};
+use super::runner::{Runner, Setup, Way};
+use super::savings::{self, Savings, median};
+use super::{Error, cache, style, units};
+
+/// Enough for GPT-2's largest tensor, 147 MiB, and to read ahead.
+const STREAM_BUDGET: ByteSize = ByteSize::mib(192);
+
+/// A load with `std::fs::read` and the safetensors crate.
+struct UsualLoad {
+    seconds: f64,
+    bytes: u64,
+    page_faults: u64,
+}
+
+/// What was measured, round by round.
+struct Measurements {
+    usual: Vec<UsualLoad>,
+    without_pool: Vec<Report>,
+    first: Vec<Report>,
+    recycled: Vec<Report>,
+    streamed: Vec<Report>,
+    pool: PoolSummary,
+}
+
+/// Writes the checkpoint unless it is there, loads it in every way, and reports.
+pub(crate) fn run(options: &DemoOptions, output: &OutputOptions) -> Result<(), Error> {
+    let (checkpoint, written) = cache::checkpoint(options, output)?;
+    let model = ModelSummary::of(&checkpoint);
+    let explains = !output.json && !output.quiet;
+    if explains {
+        write_introduction(&mut output.stdout(), &model, written, options)?;
+    }
+
+    let measured = measure(&checkpoint, options, output)?;
+    let savings = measured.savings();
+    if explains {
+        write_results(&mut output.stdout(), &measured, &savings)?;
+    }
+    if output.json {
+        output.write_json(&measured.into_report(model, savings))?;
+    }
+    Ok(())
+}
+
+/// Runs all ways in turn, so that what disturbs the machine disturbs all of them.
+///
+/// Each round has a pool of its own, so that a first load is measured as often as the others, and at most two copies
+/// of the model are in memory at a time.
+fn measure(
+    checkpoint: &Checkpoint,
+    options: &DemoOptions,
+    output: &OutputOptions,
+) -> Result<Measurements, Error> {
+    let progress = Progress::new(output, "warming up", checkpoint.bytes());
+    let resident = Setup {
+        threads: options.threads,
+        io: Io::Auto,
+        way: Way::Resident,
+        pin: Pin::Auto,
+        observer: progress.observer(),
+    };
+    let streamed = Setup {
+        way: Way::Streamed {
+            budget: STREAM_BUDGET,
+        },
+        ..resident.clone()
+    };
+    let mut baseline = Runner::without_pool(&resident);
+    let mut stream = Runner::with_pool(&streamed);
+    let mut measured = Measurements::new(Runner::with_pool(&resident).pool_summary());
+
+    // The first round brings the file into the page cache and memory into the machine; it does not count.
+    for round in 0..=options.rounds.get() {
+        if round > 0 {
+            progress.name(format!("round {round} of {}", options.rounds));
+        }
+        let usual = usual_load(&checkpoint.files()[0].path)?;
+        let without_pool = baseline.run(checkpoint)?;
+        let mut pool = Runner::with_pool(&resident);
+        let first = pool.run(checkpoint)?;
+        let recycled = pool.run(checkpoint)?;
+        measured.pool = pool.pool_summary();
+        drop(pool);
+        let streamed = stream.run(checkpoint)?;
+        if round > 0 {
+            measured.usual.push(usual);
+            measured.without_pool.push(without_pool);
+            measured.first.push(first);
+            measured.recycled.push(recycled);
+            measured.streamed.push(streamed);
+        }
+    }
+    Ok(measured)
+}
+
+/// The whole file into a `Vec`, then views of its tensors.
+fn usual_load(path: &Path) -> Result<UsualLoad, Error> {
+    let read_error = |source| Error::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let faults_before = page_faults();
+    let start = Instant::now();
+    let file = fs::read(path).map_err(read_error)?;
+    let tensors =
+        SafeTensors::deserialize(&file).map_err(|error| read_error(io::Error::other(error)))?;
+    let bytes = tensors
+        .iter()
+        .map(|(_, tensor)| black_box(tensor.data()).len() as u64)
+        .sum();
+    Ok(UsualLoad {
+        seconds: start.elapsed().as_secs_f64(),
+        bytes,
+        page_faults: page_faults().saturating_sub(faults_before),
+    })
+}
+
+/// Page faults of this process so far; 0 where the kernel does not tell.
+fn page_faults() -> u64 {
+    procfs::process::Process::myself()
+        .and_then(|process| process.stat())
+        .map_or(0, |stat| stat.minflt + stat.majflt)
+}
+
+impl Measurements {
+    fn new(pool: PoolSummary) -> Self {
+        Self {
+            usual: Vec::new(),
+            without_pool: Vec::new(),
+            first: Vec::new(),
+            recycled: Vec::new(),
+            streamed: Vec::new(),
+            pool,
+        }
+    }
+
+    /// One pool's life: its first load, and as many recycled ones as there are loads without a pool.
+    fn runs(&self) -> Vec<Report> {
+        self.first
+            .iter()
+            .take(1)
+            .chain(&self.recycled)
+            .cloned()
+            .collect()
+    }
+
+    fn savings(&self) -> Savings {
+        savings::measured([(&self.without_pool[..], &self.runs()[..])])
+    }
+
+    fn into_report(self, model: ModelSummary, savings: Savings) -> LoadReport {
+        LoadReport {
+            models: vec![ModelReport {
+                model,
+                runs: self.runs(),
+                baseline_runs: self.without_pool,
+            }],
+            savings,
+            pool: self.pool,
+            peak_rss_bytes: ckload::usage::peak_rss_bytes(),
+        }
+    }
+
+    fn table(&self) -> Table {
+        let mut table = Table::new(std::iter::once("").chain(RUN_COLUMNS));
+        table.row(self.usual_cells());
+        for (name, runs) in [
+            ("without the pool", &self.without_pool),
+            ("pool: first load", &self.first),
+            ("pool: recycled", &self.recycled),
+            ("pool: streamed", &self.streamed),
+        ] {
+            table.row(std::iter::once(name.to_owned()).chain(run_cells(runs)));
+        }
+        table
+    }
+
+    fn usual_cells(&self) -> [String; 7] {
+        let seconds = median(self.usual.iter().map(|load| load.seconds));
+        let bytes = median(self.usual.iter().map(|load| load.bytes as f64));
+        let faults = median(self.usual.iter().map(|load| load.page_faults as f64));
+        let unknown = || "-".to_owned();
+        [
+            "fs::read + SafeTensors".into(),
+            units::seconds(seconds),
+            units::rate(bytes / seconds.max(f64::MIN_POSITIVE)),
+            unknown(),
+            unknown(),
+            unknown(),
+            units::count(faults as u64),
+        ]
+    }
+}
+
+fn write_introduction(
+    out: &mut impl Write,
+    model: &ModelSummary,
+    written: bool,
+    options: &DemoOptions,
+) -> io::Result<()> {
+    let title = style::TITLE;
+    writeln!(out, "{title}{}{title:#}", style::escape(&model.path))?;
+    writeln!(
+        out,
+        "{}: {} shaped like GPT-2's, {}",
+        if written {
+            "written now, kept for the next time"
+        } else {
+            "kept from an earlier demo"
+        },
+        units::counted(model.tensors as u64, "tensor"),
+        units::bytes(model.bytes),
+    )?;
+    writeln!(
+        out,
+        "{} each, in turn, after one that warms up (file in the page cache); medians",
+        units::counted(options.rounds.get() as u64, "load"),
+    )?;
+    writeln!(
+        out,
+        "{}; allocation is summed over the threads that allocate at the same time\n",
+        units::counted(options.threads.get() as u64, "thread"),
+    )
+}
+
+fn write_results(
+    out: &mut impl Write,
+    measured: &Measurements,
+    savings: &Savings,
+) -> io::Result<()> {
+    measured.table().write(out)?;
+    writeln!(out)?;
+    write_memory(out, &measured.pool, ckload::usage::peak_rss_bytes())?;
+    write_gain(out, savings, "")?;
+    writeln!(
+        out,
+        "(measured: medians of {} loads without the pool, and {} with it)",
+        measured.without_pool.len(),
+        measured.runs().len(),
+    )
+}

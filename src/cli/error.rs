@@ -1,0 +1,118 @@
+//! What can go wrong, and how it is told.
+
+use std::borrow::Cow;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use ckload::synth;
+use serde::Serialize;
+
+use super::options::OutputOptions;
+use super::{interrupt, style, units};
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Load(#[from] ckload::Error),
+    #[error(transparent)]
+    Write(#[from] synth::Error),
+    #[error("no tensor of {} matches --include and --exclude; `ckload inspect` lists their names", .path.display())]
+    NothingSelected { path: PathBuf },
+    #[error(
+        "{} of the pool's {} could not be locked in memory ({reason}); \
+         raise RLIMIT_MEMLOCK (`ulimit -l`), or use --pin auto",
+        units::bytes(held.saturating_sub(*pinned)), units::bytes(*held)
+    )]
+    NotPinned {
+        pinned: u64,
+        held: u64,
+        reason: String,
+    },
+    #[error("no cache folder is known for this user; set HOME, or name a folder with --dir")]
+    NoCacheFolder,
+    #[error("cannot create the folder {}: {source}", .path.display())]
+    CreateFolder { path: PathBuf, source: io::Error },
+    #[error("cannot read {}: {source}", .path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("interrupted")]
+    Interrupted,
+    #[error("cannot write to standard output: {0}")]
+    Output(#[from] io::Error),
+}
+
+#[derive(Serialize)]
+struct Failure<'a> {
+    schema: u32,
+    error: FailureDetails<'a>,
+}
+
+#[derive(Serialize)]
+struct FailureDetails<'a> {
+    kind: &'static str,
+    message: String,
+    path: Option<Cow<'a, str>>,
+}
+
+impl Error {
+    /// A short name that scripts can rely on.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Load(error) => error.kind(),
+            Self::Write(error) => error.kind(),
+            Self::NothingSelected { .. } => "nothing_selected",
+            Self::NotPinned { .. } => "not_pinned",
+            Self::NoCacheFolder => "no_cache_folder",
+            Self::CreateFolder { .. } | Self::Read { .. } | Self::Output(_) => "io",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Load(error) => error.path(),
+            Self::Write(error) => Some(error.path()),
+            Self::NothingSelected { path }
+            | Self::CreateFolder { path, .. }
+            | Self::Read { path, .. } => Some(path),
+            Self::NotPinned { .. } | Self::NoCacheFolder | Self::Interrupted | Self::Output(_) => {
+                None
+            }
+        }
+    }
+
+    /// Tells the user, and gives the exit status.
+    pub(crate) fn report(&self, output: &OutputOptions) -> ExitCode {
+        match self {
+            // Whoever reads our output has seen enough.
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            Self::Interrupted => ExitCode::from(interrupt::EXIT_STATUS),
+            _ => {
+                // Nothing is left to be done if even this cannot be written.
+                let _ = self.write(output);
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn write(&self, output: &OutputOptions) -> io::Result<()> {
+        let error = style::ERROR;
+        writeln!(
+            output.stderr(),
+            "{error}error{error:#}: {}",
+            style::escape(&self.to_string())
+        )?;
+        if output.json {
+            output.write_json(&Failure {
+                schema: super::report::SCHEMA,
+                error: FailureDetails {
+                    kind: self.kind(),
+                    message: self.to_string(),
+                    path: self.path().map(Path::to_string_lossy),
+                },
+            })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,37 @@
+//! The command line: what was asked for, done.
+//!
+//! `args` knows the spelling of options and is the only module that sees the argument parser; `options` holds what they
+//! mean.
+
+mod args;
+mod cache;
+mod demo;
+mod dry_run;
+mod error;
+mod inspect;
+pub(crate) mod interrupt;
+mod load;
+mod options;
+mod progress;
+mod report;
+mod runner;
+mod savings;
+mod style;
+mod synth;
+mod units;
+
+pub(crate) use error::Error;
+use options::Action;
+pub(crate) use options::Invocation;
+
+/// Does what the command line asks for.
+pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
+    let output = &invocation.output;
+    match &invocation.action {
+        Action::Load(options) if options.dry_run => dry_run::run(options, output),
+        Action::Load(options) => load::run(options, output),
+        Action::Demo(options) => demo::run(options, output),
+        Action::Inspect { model } => inspect::run(model, output),
+        Action::Synth(options) => synth::run(options, output),
+    }
+}

@@ -1,0 +1,110 @@
+//! What a command line means, free of how it is spelled.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use ckload::synth::{Blueprint, Gpt2, IfExists, gpt2};
+use ckload::{ByteSize, Io, Select};
+
+/// A command line, understood.
+#[derive(Debug)]
+pub(crate) struct Invocation {
+    pub(crate) action: Action,
+    pub(crate) output: OutputOptions,
+}
+
+/// What to do.
+#[derive(Debug)]
+pub(crate) enum Action {
+    Load(LoadOptions),
+    Demo(DemoOptions),
+    Inspect { model: PathBuf },
+    Synth(SynthOptions),
+}
+
+/// How results are shown.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OutputOptions {
+    pub(crate) json: bool,
+    pub(crate) quiet: bool,
+    pub(crate) color: anstream::ColorChoice,
+}
+
+/// How models are loaded.
+#[derive(Debug)]
+pub(crate) struct LoadOptions {
+    pub(crate) models: Vec<PathBuf>,
+    pub(crate) select: Select,
+    /// Keep everything in memory instead of streaming it.
+    pub(crate) resident: bool,
+    pub(crate) rounds: NonZeroUsize,
+    pub(crate) sides: Sides,
+    pub(crate) io: Io,
+    pub(crate) threads: NonZeroUsize,
+    /// Of a stream.
+    pub(crate) budget: Option<ByteSize>,
+    pub(crate) pin: Pin,
+    pub(crate) verbose: bool,
+    pub(crate) dry_run: bool,
+}
+
+/// Which of the two ways to get memory a load is measured with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sides {
+    WithPool,
+    WithoutPool,
+    /// Both, interleaved.
+    Compare,
+}
+
+/// Whether the pool's memory is locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pin {
+    /// Where it costs next to nothing; a refusal is reported and harmless.
+    Auto,
+    /// A refusal is an error.
+    Always,
+    Never,
+}
+
+/// How the demonstration runs.
+#[derive(Debug)]
+pub(crate) struct DemoOptions {
+    pub(crate) size: ModelSize,
+    /// Where the checkpoint is kept; the user's cache folder if none.
+    pub(crate) folder: Option<PathBuf>,
+    pub(crate) rounds: NonZeroUsize,
+    pub(crate) threads: NonZeroUsize,
+}
+
+/// What checkpoint is written, and where.
+#[derive(Debug)]
+pub(crate) struct SynthOptions {
+    pub(crate) size: ModelSize,
+    pub(crate) out: PathBuf,
+    pub(crate) seed: u64,
+    pub(crate) if_exists: IfExists,
+}
+
+/// The sizes of GPT-2 that can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ModelSize {
+    Tiny,
+    Small,
+}
+
+impl ModelSize {
+    pub(crate) fn blueprint(self) -> Blueprint {
+        match self {
+            Self::Tiny => Gpt2::TINY.blueprint(),
+            Self::Small => gpt2(),
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Tiny => "gpt2-tiny",
+            Self::Small => "gpt2",
+        }
+    }
+}

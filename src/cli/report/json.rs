@@ -1,0 +1,32 @@
+//! The JSON of a load.
+
+use ckload::Report;
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+
+use super::{LoadReport, ModelReport, ModelSummary, SCHEMA};
+
+/// `runs` and `baseline_runs` list all runs of the first model, then all of the second, and so on: each model has as many
+/// as there were repetitions.
+impl Serialize for LoadReport {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let models: Vec<&ModelSummary> = self.models.iter().map(|model| &model.model).collect();
+        let all = |runs: fn(&ModelReport) -> &Vec<Report>| -> Vec<&Report> {
+            self.models.iter().flat_map(runs).collect()
+        };
+        let baseline_runs = all(|model| &model.baseline_runs);
+
+        let mut object = serializer.serialize_struct("LoadReport", 7)?;
+        object.serialize_field("schema", &SCHEMA)?;
+        object.serialize_field("models", &models)?;
+        object.serialize_field("runs", &all(|model| &model.runs))?;
+        if baseline_runs.is_empty() {
+            object.skip_field("baseline_runs")?;
+        } else {
+            object.serialize_field("baseline_runs", &baseline_runs)?;
+        }
+        object.serialize_field("savings", &self.savings)?;
+        object.serialize_field("pool", &self.pool)?;
+        object.serialize_field("peak_rss_bytes", &self.peak_rss_bytes)?;
+        object.end()
+    }
+}

@@ -1,0 +1,93 @@
+//! What goes wrong is told in one line, with exit status 1.
+
+use std::fs;
+
+use crate::support::{Model, ckload, failure_of};
+
+/// The error's name in JSON, and the line that people see.
+fn failure(model: &Model, options: &[&str]) -> (String, String) {
+    let (json, message) = failure_of(ckload().arg(model.path()).arg("--json").args(options), 1);
+    assert_eq!(message.lines().count(), 1, "{message}");
+    (json["error"]["kind"].as_str().unwrap().to_owned(), message)
+}
+
+#[test]
+fn a_git_lfs_pointer_is_called_by_its_name() {
+    let pointer = b"version https://git-lfs.github.com/spec/v1\n\
+        oid sha256:248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707\nsize 548105171\n";
+    let (kind, message) = failure(&Model::holding(pointer), &[]);
+    assert_eq!(kind, "lfs_pointer");
+    assert!(message.contains("git lfs pull"), "{message}");
+}
+
+#[test]
+fn a_download_that_stopped_short_says_what_is_missing() {
+    let model = Model::tiny();
+    let bytes = fs::read(model.path()).unwrap();
+    fs::write(model.path(), &bytes[..bytes.len() - 1000]).unwrap();
+    let (kind, message) = failure(&model, &[]);
+    assert_eq!(kind, "truncated");
+    assert!(message.contains("1000 are missing"), "{message}");
+}
+
+#[test]
+fn a_web_page_is_called_by_its_name() {
+    let (kind, _) = failure(
+        &Model::holding(b"<!DOCTYPE html><html><body>Log in</body></html>"),
+        &[],
+    );
+    assert_eq!(kind, "html_page");
+}
+
+#[test]
+fn the_second_model_is_checked_before_the_first_is_loaded() {
+    let model = Model::tiny();
+    let run = ckload()
+        .arg(model.path())
+        .arg("/nowhere/model")
+        .assert()
+        .code(1)
+        .get_output()
+        .clone();
+    assert!(run.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&run.stderr).contains("/nowhere/model"));
+}
+
+#[test]
+fn globs_that_match_nothing_are_a_mistake() {
+    let (kind, message) = failure(&Model::tiny(), &["--include", "transformer.*"]);
+    assert_eq!(kind, "nothing_selected");
+    assert!(message.contains("ckload inspect"), "{message}");
+}
+
+#[test]
+fn a_budget_below_the_largest_tensor_says_what_works() {
+    let (kind, message) = failure(&Model::of_large_tensors(1), &["--budget", "1MiB"]);
+    assert_eq!(kind, "budget_too_small");
+    assert!(message.contains("2097152"), "{message}");
+}
+
+#[test]
+fn errors_are_told_even_when_quiet() {
+    let run = ckload()
+        .args(["-q", "/nowhere/model"])
+        .assert()
+        .code(1)
+        .get_output()
+        .clone();
+    assert!(run.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&run.stderr).starts_with("error: "));
+}
+
+#[test]
+fn names_of_files_cannot_command_the_terminal() {
+    let run = ckload()
+        .arg("/nowhere/\u{1b}[2Jmodel")
+        .assert()
+        .code(1)
+        .get_output()
+        .clone();
+    let message = String::from_utf8(run.stderr).unwrap();
+    assert!(message.contains(r"\u{1b}[2Jmodel"), "{message}");
+    assert!(!message.contains('\u{1b}'), "{message}");
+}

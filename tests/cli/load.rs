@@ -1,0 +1,195 @@
+//! Loading: what each option does, as the report tells.
+
+use crate::support::{Model, ckload, json_of, stdout_of};
+
+#[test]
+fn a_report_names_model_size_and_cost() {
+    let model = Model::of_large_tensors(8);
+    let text = stdout_of(ckload().arg(model.path()).args(["--repeat", "2"]));
+    for part in [
+        &*model.path().to_string_lossy(),
+        "safetensors, 1 file, 8 tensors, 16.0 MiB",
+        "2 times; medians",
+        "without (estimated)",
+        "with the pool",
+        "allocation",
+        "buffers, fresh",
+        "page faults",
+        "pool memory, peak",
+        "Pinned: ",
+        "Peak memory of the process: ",
+        "estimated; run with --compare to measure",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing:\n{text}");
+    }
+    let widest = text
+        .lines()
+        .skip(1)
+        .map(|line| line.chars().count())
+        .max()
+        .unwrap();
+    assert!(widest <= 80, "{widest} columns:\n{text}");
+}
+
+#[test]
+fn a_comparison_says_that_it_measured_and_how_often() {
+    let model = Model::of_large_tensors(2);
+    let text =
+        stdout_of(
+            ckload()
+                .arg(model.path())
+                .args(["--compare", "--repeat", "3", "--resident"]),
+        );
+    assert!(
+        text.contains("loaded into memory, 3 interleaved rounds; medians"),
+        "{text}"
+    );
+    assert!(text.contains("without the pool"), "{text}");
+    assert!(text.contains("(measured: medians of 3 rounds)"), "{text}");
+}
+
+#[test]
+fn quiet_prints_nothing() {
+    let model = Model::tiny();
+    assert_eq!(stdout_of(ckload().arg(model.path()).arg("-q")), "");
+}
+
+#[test]
+fn verbose_shows_settings_and_each_run() {
+    let model = Model::tiny();
+    let text = stdout_of(ckload().arg(model.path()).args([
+        "-v", "-j", "3", "--io", "buffered", "--budget", "8MiB", "--pin", "never", "--repeat", "2",
+    ]));
+    assert!(
+        text.contains(
+            "settings: 3 threads, io buffered, budget 8.0 MiB, pool of huge pages, pin never\n"
+        ),
+        "{text}"
+    );
+    assert!(
+        text.contains("\n1, with the pool") && text.contains("\n2, with the pool"),
+        "{text}"
+    );
+    assert!(text.contains("Pinned: nothing, not asked for."), "{text}");
+}
+
+#[test]
+fn a_stream_stays_within_its_budget() {
+    let model = Model::of_large_tensors(16);
+    for repeat in ["1", "3"] {
+        let report = json_of(
+            ckload()
+                .arg(model.path())
+                .args(["--json", "--budget", "6MiB", "--repeat", repeat]),
+        );
+        assert_eq!(report["pool"]["max_bytes"], 6 << 20);
+        for run in report["runs"].as_array().unwrap() {
+            assert_eq!(run["bytes"], 32 << 20);
+            assert!(run["peak_pool_bytes"].as_u64().unwrap() <= 6 << 20, "{run}");
+        }
+    }
+}
+
+#[test]
+fn memory_is_used_again_by_the_next_repetition_and_the_next_model() {
+    let (first, second) = (Model::of_large_tensors(8), Model::of_large_tensors(8));
+    let report = json_of(ckload().args([first.path(), second.path()]).args([
+        "--json",
+        "--resident",
+        "--repeat",
+        "2",
+    ]));
+    let fresh: Vec<u64> = report["runs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|run| run["allocation"]["fresh"].as_u64().unwrap())
+        .collect();
+    assert!(fresh[0] > 0);
+    assert_eq!(fresh[1..], [0, 0, 0]);
+}
+
+#[test]
+fn without_the_pool_nothing_is_used_again() {
+    let model = Model::of_large_tensors(4);
+    let report = json_of(ckload().arg(model.path()).args([
+        "--json",
+        "--no-pool",
+        "--repeat",
+        "2",
+        "--resident",
+    ]));
+    for run in report["runs"].as_array().unwrap() {
+        assert_eq!(run["allocation"]["reused"], 0);
+        assert!(run["allocation"]["fresh"].as_u64().unwrap() > 0);
+    }
+    assert_eq!(report["savings"]["seconds"], 0.0);
+    assert_eq!(report["savings"]["ratio"], 1.0);
+    assert_eq!(report["pool"]["huge_pages"], false);
+    assert_eq!(report["pool"]["pinned_bytes"], 0);
+}
+
+#[test]
+fn files_are_read_as_asked() {
+    let model = Model::of_large_tensors(2);
+    for (io, counter) in [("buffered", "buffered_bytes"), ("mmap", "mmap_bytes")] {
+        for resident in [true, false] {
+            let mut command = ckload();
+            command.arg(model.path()).args(["--json", "--io", io]);
+            if resident {
+                command.arg("--resident");
+            }
+            let report = json_of(&mut command);
+            assert_eq!(report["runs"][0]["io"][counter], 4 << 20, "{io}");
+        }
+    }
+}
+
+#[test]
+fn threads_are_as_asked() {
+    let model = Model::tiny();
+    let report = json_of(ckload().arg(model.path()).args(["--json", "-j", "3"]));
+    assert_eq!(report["pool"]["threads"], 3);
+}
+
+#[test]
+fn tensors_are_selected_by_name() {
+    let model = Model::tiny();
+    let report = json_of(ckload().arg(model.path()).args([
+        "--json",
+        "--include",
+        "h.0.*",
+        "--include",
+        "wte.*",
+        "--exclude",
+        "*.bias",
+    ]));
+    assert_eq!(
+        report["models"][0]["tensors"], 7,
+        "six weights of the layer, and the embedding"
+    );
+    assert_eq!(report["runs"][0]["bytes"], report["models"][0]["bytes"]);
+}
+
+#[test]
+fn a_folder_is_a_model() {
+    let model = Model::tiny();
+    let report = json_of(ckload().arg(model.folder()).arg("--json"));
+    assert_eq!(report["models"][0]["tensors"], 30);
+}
+
+#[test]
+fn a_dry_run_loads_nothing_and_prints_the_plan() {
+    let model = Model::of_large_tensors(2);
+    let text = stdout_of(ckload().arg(model.path()).arg("--dry-run"));
+    assert!(text.contains("a resident load: "), "{text}");
+    assert!(
+        text.contains("of 4.0 MiB into 1 block of 4.0 MiB"),
+        "{text}"
+    );
+    assert!(
+        text.contains("a stream: no more than 256.0 MiB at a time"),
+        "{text}"
+    );
+    assert!(text.contains("read  file"), "{text}");
+}

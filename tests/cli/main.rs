@@ -1,0 +1,13 @@
+//! The command as its users meet it: options, exit statuses, what is printed where.
+
+mod demo;
+mod errors;
+mod inspect;
+mod json;
+mod load;
+mod pinning;
+mod signals;
+mod streams;
+mod support;
+mod synth;
+mod usage;

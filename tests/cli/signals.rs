@@ -1,0 +1,90 @@
+//! Ctrl-C.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::{Model, program};
+
+/// Against a hang; nothing here takes a hundredth of it.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "still waiting until {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn start(arguments: &[&str], path: &Path) -> Child {
+    Command::new(program())
+        .args(arguments)
+        .arg(path)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Whether the process has a handler for SIGINT, which is signal 2.
+fn handles_interrupts(child: &Child) -> bool {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let caught = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigCgt:"))
+        .unwrap();
+    u64::from_str_radix(caught.trim(), 16).unwrap() & 0b10 != 0
+}
+
+/// Interrupts the process; it must end with status 130, and in silence.
+fn interrupt(mut child: Child) {
+    let id = Pid::from_raw(child.id().cast_signed()).unwrap();
+    kill_process(id, Signal::INT).unwrap();
+    let mut status = None;
+    wait_until("the command ends", || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    assert_eq!(status.unwrap().code(), Some(130));
+    let mut said = String::new();
+    child
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut said)
+        .unwrap();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut said)
+        .unwrap();
+    assert_eq!(said, "");
+}
+
+#[test]
+fn a_load_ends_with_status_130() {
+    let model = Model::tiny();
+    let child = start(&["--repeat", "100000000"], &model.path());
+    wait_until("interrupts are handled", || handles_interrupts(&child));
+    interrupt(child);
+}
+
+#[test]
+fn half_a_checkpoint_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let child = start(&["synth", "gpt2"], &folder.path().join("out.safetensors"));
+    let begun = || {
+        let mut entries = fs::read_dir(folder.path()).unwrap().map(Result::unwrap);
+        entries.any(|entry| entry.metadata().is_ok_and(|metadata| metadata.len() > 0))
+    };
+    wait_until("the file is begun", begun);
+    interrupt(child);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}

@@ -1,0 +1,104 @@
+//! Checkpoints to load, and ways to run the command.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use ckload::synth::{Blueprint, Element, Gpt2, TensorSpec};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A folder with a tiny GPT-2 in it.
+pub(crate) struct Model {
+    folder: TempDir,
+}
+
+impl Model {
+    pub(crate) fn tiny() -> Self {
+        Self::written(&Gpt2::TINY.blueprint())
+    }
+
+    /// `count` tensors of 2 MiB, named `0`, `1`, ….
+    pub(crate) fn of_large_tensors(count: usize) -> Self {
+        let tensor =
+            |number: usize| TensorSpec::random(number.to_string(), Element::F32, [1024, 512]);
+        Self::written(&Blueprint::new((0..count).map(tensor).collect()))
+    }
+
+    pub(crate) fn written(blueprint: &Blueprint) -> Self {
+        let model = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        blueprint.write_file(model.path(), 0).unwrap();
+        model
+    }
+
+    /// A file that need not be a model.
+    pub(crate) fn holding(bytes: &[u8]) -> Self {
+        let model = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        std::fs::write(model.path(), bytes).unwrap();
+        model
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path().join("model.safetensors")
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// The command, free of what the environment says about colors.
+pub(crate) fn ckload() -> Command {
+    let mut command = Command::new(program());
+    for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+pub(crate) fn program() -> &'static str {
+    env!("CARGO_BIN_EXE_ckload")
+}
+
+/// What a run that must succeed prints.
+pub(crate) fn stdout_of(command: &mut Command) -> String {
+    let output = command.assert().success().get_output().clone();
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "",
+        "nothing to complain about"
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The JSON that a run that must succeed prints.
+pub(crate) fn json_of(command: &mut Command) -> Value {
+    serde_json::from_str(&stdout_of(command)).unwrap()
+}
+
+/// The JSON of a run that must fail with `status`, and its message for people.
+pub(crate) fn failure_of(command: &mut Command, status: i32) -> (Value, String) {
+    let output = command.assert().code(status).get_output().clone();
+    let json = serde_json::from_slice(&output.stdout).unwrap();
+    (json, String::from_utf8(output.stderr).unwrap())
+}
+
+/// Asserts that an object has these keys and no others.
+#[track_caller]
+pub(crate) fn assert_keys(object: &Value, expected: &str) {
+    let found: BTreeSet<&str> = object
+        .as_object()
+        .expect("an object")
+        .keys()
+        .map(String::as_str)
+        .collect();
+    assert_eq!(
+        found,
+        expected.split_whitespace().collect(),
+        "of {object:#}"
+    );
+}
