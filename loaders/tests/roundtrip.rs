@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use ckload_loaders::{ByteSize, Checkpoint, Dtype, Element, Error, Io, Loader, Select, Tensor};
 use ckload_pool::BufferPool;
 use common::{
-    Content, KIB, MIB, Sample, failure, octets, random, random_checkpoint, smallest_budget,
+    Content, KIB, MIB, Sample, failure, octets, random, random_checkpoint, smallest_budget, watched,
 };
 
 const IOS: [Io; 3] = [Io::Buffered, Io::Mmap, Io::Auto];
@@ -167,7 +167,10 @@ fn check_view<T: Element + bytemuck::NoUninit>(tensor: &Tensor) {
     match tensor.as_slice::<T>() {
         Ok(elements) => {
             assert!(T::DTYPES.contains(&tensor.dtype()));
-            assert_eq!(elements.len() as u64, tensor.shape().iter().product());
+            assert_eq!(
+                elements.len() as u64,
+                tensor.shape().iter().product::<u64>()
+            );
             assert!(bytemuck::cast_slice::<T, u8>(elements) == tensor.bytes());
         }
         Err(Error::WrongDtype { dtype, .. }) => {
@@ -287,6 +290,28 @@ fn a_checkpoint_without_tensors_loads() {
             .load_into(&checkpoint, [])
             .expect("a valid checkpoint");
     }
+}
+
+/// A server calls from its own rayon pool, whose threads are busy with the call itself.
+#[test]
+fn a_load_inside_a_rayon_pool_of_one_thread() {
+    watched(|| {
+        let sample = Sample::uniform(20, 300 * KIB);
+        let checkpoint = sample.open();
+        let server = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+        server.expect("a thread").install(|| {
+            let loader = Loader::new().threads(2).budget(ByteSize::mib(1));
+            sample.check_all(
+                loader
+                    .load(&checkpoint)
+                    .expect("a valid checkpoint")
+                    .tensors(),
+            );
+            for tensor in loader.stream(&checkpoint).expect("a valid checkpoint") {
+                sample.check(&tensor.expect("a valid checkpoint"));
+            }
+        });
+    });
 }
 
 #[test]

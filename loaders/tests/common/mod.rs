@@ -1,6 +1,6 @@
 //! What the tests share: files whose every byte is known, random checkpoints, and a watch against hangs.
 
-#![allow(dead_code)] // each test file uses a part
+#![allow(dead_code, unused_imports)] // each test file uses a part
 
 mod random;
 mod writer;
