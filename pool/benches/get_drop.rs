@@ -48,7 +48,7 @@ fn one_thread(c: &mut Criterion) {
     }
     let uncached = BufferPool::builder().tls_cache_size(0).build();
     group.bench_function("shards_1MiB", |b| {
-        b.iter(|| drop(black_box(uncached.get(MIB))))
+        b.iter(|| drop(black_box(uncached.get(MIB))));
     });
     group.finish();
 }

@@ -150,7 +150,7 @@ impl Builder {
 }
 
 /// A pool's settled knobs.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) tls_cache_size: usize,
     pub(crate) min_buffer_size: usize,

@@ -47,6 +47,10 @@ impl Gate {
         self.attention.load(Ordering::SeqCst) & CLOSED != 0
     }
 
+    pub(crate) fn waiting(&self) -> usize {
+        self.line.lock().len()
+    }
+
     pub(crate) fn close(&self) {
         self.attention.fetch_or(CLOSED, Ordering::SeqCst);
     }

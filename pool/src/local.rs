@@ -139,10 +139,7 @@ impl Caches {
     fn tidy(&mut self) {
         self.recalls = RECALLS.load(Ordering::Acquire);
         self.pools.retain_mut(|cache| {
-            if cache.recalls != cache.store.recalls() {
-                cache.recalls = cache.store.recalls();
-                cache.release_private();
-            }
+            cache.heed_recall();
             !cache.store.is_closed()
         });
     }
@@ -287,6 +284,14 @@ impl Cache {
         self.slots.counters.set_private_bytes(bytes);
     }
 
+    fn heed_recall(&mut self) {
+        let recalls = self.store.recalls();
+        if recalls != self.recalls {
+            self.recalls = recalls;
+            self.release_private();
+        }
+    }
+
     fn release_private(&mut self) -> usize {
         let released = self.private_bytes;
         self.private.clear();
@@ -298,6 +303,7 @@ impl Cache {
 impl Drop for Cache {
     /// The thread ends, or the pool is gone: what is left goes to the shards, which know what to do with it.
     fn drop(&mut self) {
+        self.heed_recall();
         for (_, block) in self.private.drain(..) {
             self.store.put_in_shards(block);
         }

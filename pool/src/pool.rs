@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    Builder, EvictionPolicy, GetError, PooledBuffer, Stats, builder::Config, fit::Fit, gate::Patience,
-    store::Store,
+    Builder, EvictionPolicy, GetError, PooledBuffer, Stats, builder::Config, fit::Fit,
+    gate::Patience, store::Store,
 };
 
 /// A pool of recycled buffers; clones share it.
@@ -310,7 +310,7 @@ impl fmt::Debug for BufferPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BufferPool")
             .field("held_bytes", &self.held_bytes())
-            .field("config", &self.store.config)
+            .field("config", &*self.store.config)
             .finish_non_exhaustive()
     }
 }

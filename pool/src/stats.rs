@@ -54,7 +54,9 @@ pub struct Stats {
     pub reused_bytes: u64,
     /// Time spent taking memory from the operating system: mapping it, faulting its pages in and locking it.
     pub fresh_time: Duration,
-    /// Requests that had to wait for room.
+    /// Requests that wait for room now.
+    pub waiting: usize,
+    /// Requests that had to wait for room and are through with it, served or not.
     pub waits: u64,
     /// Time that they waited, summed up.
     pub wait_time: Duration,
@@ -105,6 +107,7 @@ impl Stats {
                 + shards.iter().map(|hits| hits.bytes).sum::<u64>()
                 + tally.stolen_bytes.load(Ordering::Relaxed),
             fresh_time: Duration::from_nanos(tally.fresh_nanos.load(Ordering::Relaxed)),
+            waiting: store.waiting(),
             waits: tally.waits.load(Ordering::Relaxed),
             wait_time: Duration::from_nanos(tally.wait_nanos.load(Ordering::Relaxed)),
             max_bytes: store.config.max_bytes,
@@ -152,7 +155,11 @@ impl fmt::Display for Stats {
             let reason = self.last_pin_error.as_deref().unwrap_or("unknown");
             write!(f, ", {} blocks refused ({reason})", self.pin_failures)?;
         }
-        write!(f, "\nwaits      {} for {:.3?}", self.waits, self.wait_time)
+        write!(
+            f,
+            "\nwaits      {} for {:.3?}, {} waiting",
+            self.waits, self.wait_time, self.waiting
+        )
     }
 }
 
@@ -207,7 +214,7 @@ mod tests {
              memory     3.0 MiB leased, 1.5 KiB idle, 5.0 GiB at most of 6.0 GiB allowed\n\
              fresh      4.0 MiB in 12.000ms, 20.0 MiB reused, 0 preallocated, 1 evicted\n\
              pinned     0 B, 2 blocks refused (no permission)\n\
-             waits      1 for 1.500ms"
+             waits      1 for 1.500ms, 0 waiting"
         );
     }
 }

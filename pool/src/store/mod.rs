@@ -1,0 +1,301 @@
+//! What all handles of a pool, all its buffers and all threads share: how a request is served, and who has to be told.
+
+mod account;
+mod idle;
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use crossbeam_utils::CachePadded;
+use parking_lot::{Mutex, RwLock};
+
+pub(crate) use self::account::Claim;
+use self::account::{Tally, add, nanos};
+use crate::{
+    GetError, Origin, PooledBuffer,
+    block::{Block, Memory},
+    builder::Config,
+    evict::Heat,
+    fit::Fit,
+    gate::{Gate, Patience},
+    local,
+    shard::Shard,
+    slots::Slots,
+};
+
+/// The shared part of a pool. Every block holds it alive; the last public handle closes it.
+///
+/// Padding keeps what fast paths only read, the configuration and the gate's word, apart from what is written.
+pub(crate) struct Store {
+    pub(crate) config: CachePadded<Config>,
+    shards: Box<[CachePadded<Shard>]>,
+    gate: Gate,
+    /// How often threads were asked to give back what they hold privately.
+    recalls: CachePadded<AtomicUsize>,
+    /// Bytes of all blocks. Changes only when memory is taken from the operating system or given back to it.
+    held: CachePadded<AtomicUsize>,
+    peak: AtomicUsize,
+    pinned: AtomicUsize,
+    pub(crate) tally: Tally,
+    last_pin_error: Mutex<Option<String>>,
+    threads: RwLock<Threads>,
+}
+
+/// The threads that cache buffers of this pool.
+#[derive(Default)]
+pub(crate) struct Threads {
+    pub(crate) live: Vec<Arc<Slots>>,
+    /// Leases that threads served from their caches before they ended, and the capacity of these, in bytes.
+    pub(crate) past_hits: u64,
+    pub(crate) past_reused_bytes: u64,
+}
+
+/// What a request gets from the gate.
+enum Grant {
+    Idle(Box<Block>),
+    Room(Claim),
+}
+
+/// Ends a lease of `len` bytes.
+#[inline]
+pub(crate) fn give_back(mut block: Box<Block>, len: usize) {
+    if block.store().config.zero_on_return {
+        block.bytes_mut()[..len].fill(0);
+    }
+    block.retire_lease();
+    if let Some(block) = local::put(block) {
+        give_to_shards(block);
+    }
+}
+
+#[cold]
+fn give_to_shards(block: Box<Block>) {
+    let store = Arc::clone(block.store());
+    store.put_in_shards(block);
+    store.heed_attention();
+}
+
+impl Store {
+    pub(crate) fn new(config: Config) -> Self {
+        Self {
+            shards: (0..config.num_shards)
+                .map(|_| Shard::new(config.eviction_policy, config.max_buffers_per_shard).into())
+                .collect(),
+            config: config.into(),
+            gate: Gate::default(),
+            recalls: CachePadded::default(),
+            held: CachePadded::default(),
+            peak: AtomicUsize::new(0),
+            pinned: AtomicUsize::new(0),
+            tally: Tally::default(),
+            last_pin_error: Mutex::default(),
+            threads: RwLock::default(),
+        }
+    }
+
+    /// Leases `len` bytes.
+    #[inline]
+    pub(crate) fn lease(
+        self: &Arc<Self>,
+        len: usize,
+        patience: Patience,
+    ) -> Result<PooledBuffer, GetError> {
+        if len == 0 {
+            return Ok(PooledBuffer::empty());
+        }
+        let fit = Fit::new(len, self.config.page, self.config.max_bytes);
+        // Whoever waits for room comes first, also before what this thread has cached.
+        let overtaking = self.config.max_bytes.is_some() && self.gate.needs_attention();
+        let cached = if overtaking {
+            None
+        } else {
+            local::take(self, &fit)
+        };
+        let block = match cached {
+            Some(block) => block,
+            None => self.lease_shared(&fit, patience)?,
+        };
+        Ok(PooledBuffer::new(block, len))
+    }
+
+    #[cold]
+    fn lease_shared(
+        self: &Arc<Self>,
+        fit: &Fit,
+        patience: Patience,
+    ) -> Result<Box<Block>, GetError> {
+        let room = match self.config.max_bytes {
+            None => {
+                if let Some(block) = self.take_idle(fit, false) {
+                    return Ok(block);
+                }
+                self.claim(fit.fresh).ok_or_else(|| GetError::Refused {
+                    requested: fit.len,
+                    source: io::ErrorKind::OutOfMemory.into(),
+                })?
+            }
+            Some(max_bytes) => match self.admit(fit, max_bytes, patience)? {
+                Grant::Idle(block) => return Ok(block),
+                Grant::Room(room) => room,
+            },
+        };
+        let heat = if self.was_evicted_early(fit) {
+            Heat::Hot
+        } else {
+            Heat::NEW
+        };
+        let block = self.map(room, fit, heat)?;
+        add(&self.tally.fresh, 1);
+        Ok(block)
+    }
+
+    /// Finds an idle buffer or room for a new one in a capped pool.
+    fn admit(
+        self: &Arc<Self>,
+        fit: &Fit,
+        max_bytes: usize,
+        patience: Patience,
+    ) -> Result<Grant, GetError> {
+        if fit.fresh > max_bytes {
+            return Err(GetError::ExceedsMax {
+                requested: fit.len,
+                max_bytes,
+            });
+        }
+        if !self.gate.needs_attention() {
+            let idle = self.take_idle(fit, false);
+            // A buffer may have moved from a slot to a shard behind the back of somebody who now waits.
+            self.heed_attention();
+            if let Some(block) = idle {
+                return Ok(Grant::Idle(block));
+            }
+        }
+        let (grant, waited) = self.gate.pass(patience, |in_line| {
+            let idle = if in_line {
+                self.gather(fit).or_else(|| self.take_idle(fit, true))
+            } else {
+                self.take_idle(fit, false)
+            };
+            match idle {
+                Some(block) => Some(Grant::Idle(block)),
+                None => self.make_room(fit.fresh, max_bytes).map(Grant::Room),
+            }
+        });
+        if let Some(waited) = waited {
+            add(&self.tally.waits, 1);
+            add(&self.tally.wait_nanos, nanos(waited));
+        }
+        grant.ok_or_else(|| {
+            let idle = self.idle_bytes();
+            GetError::AtCapacity {
+                requested: fit.len,
+                leased: self.held_bytes().saturating_sub(idle),
+                idle,
+                max_bytes,
+                waited: waited.unwrap_or_default(),
+            }
+        })
+    }
+
+    /// Takes memory from the operating system.
+    fn map(&self, room: Claim, fit: &Fit, heat: Heat) -> Result<Box<Block>, GetError> {
+        let start = Instant::now();
+        let mut memory = match Memory::map(room.bytes, self.config.huge_pages) {
+            Ok(memory) => memory,
+            Err(source) => {
+                // The room is free again: the next in line may use it.
+                drop(room);
+                self.heed_attention();
+                return Err(GetError::Refused {
+                    requested: fit.len,
+                    source,
+                });
+            }
+        };
+        if self.config.pinned_memory
+            && let Err(error) = memory.lock()
+        {
+            add(&self.tally.pin_failures, 1);
+            *self.last_pin_error.lock() = Some(error.to_string());
+        }
+        let seconds = start.elapsed();
+        add(&self.tally.fresh_bytes, room.bytes as u64);
+        add(&self.tally.fresh_nanos, nanos(seconds));
+        Ok(Box::new(Block::new(
+            memory,
+            room,
+            Origin::Fresh { seconds },
+            heat,
+        )))
+    }
+
+    /// The last handle is gone: frees what is idle, and everything that comes back from now on.
+    pub(crate) fn close(&self) {
+        self.gate.close();
+        self.recall_private();
+        self.drain();
+        local::tidy();
+    }
+
+    /// Whether somebody waits, or the pool is closed.
+    pub(crate) fn needs_attention(&self) -> bool {
+        self.gate.needs_attention()
+    }
+
+    /// To be called after a buffer became idle or memory was freed.
+    #[inline]
+    pub(crate) fn heed_attention(&self) {
+        if self.gate.needs_attention() {
+            self.attend();
+        }
+    }
+
+    #[cold]
+    fn attend(&self) {
+        if self.gate.is_closed() {
+            self.drain();
+        } else {
+            self.gate.wake_next();
+        }
+    }
+
+    /// How many requests wait for room.
+    pub(crate) fn waiting(&self) -> usize {
+        self.gate.waiting()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.gate.is_closed()
+    }
+
+    /// Bytes leased and idle.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn peak_bytes(&self) -> usize {
+        self.peak.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn pinned_bytes(&self) -> usize {
+        self.pinned.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn last_pin_error(&self) -> Option<String> {
+        self.last_pin_error.lock().clone()
+    }
+
+    pub(crate) fn shards(&self) -> impl Iterator<Item = &Shard> {
+        self.shards.iter().map(|shard| &**shard)
+    }
+
+    pub(crate) fn with_threads<T>(&self, look: impl FnOnce(&Threads) -> T) -> T {
+        look(&self.threads.read())
+    }
+}

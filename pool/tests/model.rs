@@ -1,0 +1,190 @@
+//! Random use against a simple model: what is leased, what is held, what was counted.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use ckload_pool::{BufferPool, EvictionPolicy, Origin, PooledBuffer};
+use fastrand::Rng;
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+/// A lease and the mark that its holder wrote: if another holder had the same memory, the mark would change.
+struct Held {
+    buffer: PooledBuffer,
+    mark: u64,
+}
+
+impl Held {
+    fn new(mut buffer: PooledBuffer, mark: u64) -> Self {
+        let end = buffer.len();
+        buffer[..8].copy_from_slice(&mark.to_ne_bytes());
+        buffer[end - 8..].copy_from_slice(&mark.to_ne_bytes());
+        Self { buffer, mark }
+    }
+
+    fn check(&self) {
+        let mark = self.mark.to_ne_bytes();
+        assert!(
+            self.buffer.starts_with(&mark) && self.buffer.ends_with(&mark),
+            "somebody else wrote here"
+        );
+    }
+}
+
+fn random_pool(random: &mut Rng) -> BufferPool {
+    let mut builder = BufferPool::builder()
+        .tls_cache_size(random.usize(0..6))
+        .max_buffers_per_shard(random.usize(0..6))
+        .min_buffer_size(random.choice([0, 64 * KIB, MIB]).unwrap_or(0))
+        .huge_pages(random.bool())
+        .zero_on_return(random.u8(..4) == 0)
+        .pinned_memory(random.u8(..4) == 0);
+    if random.bool() {
+        builder = builder.max_bytes(random.usize(8 * MIB..40 * MIB));
+    }
+    if random.bool() {
+        builder = builder.eviction_policy(EvictionPolicy::Lifo);
+    }
+    builder.build()
+}
+
+fn random_len(random: &mut Rng) -> usize {
+    (2_f64.powf(random.f64() * 11.0) * 4.0 * KIB as f64) as usize
+}
+
+#[test]
+fn one_thread_agrees_with_the_model() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = Rng::with_seed(seed);
+    for _ in 0..40 {
+        let pool = random_pool(&mut random);
+        let mut held: Vec<Held> = Vec::new();
+        let (mut served, mut fresh) = (0, 0);
+        for step in 0..300 {
+            match random.u8(..20) {
+                0..9 => {
+                    let len = random_len(&mut random);
+                    let zeroed = random.u8(..4) == 0;
+                    let got = if zeroed && pool.max_bytes().is_none() {
+                        Ok(pool.get_zeroed(len))
+                    } else {
+                        pool.try_get(len)
+                    };
+                    if let Ok(buffer) = got {
+                        served += 1;
+                        fresh += u64::from(buffer.origin() != Origin::Recycled);
+                        if pool.zero_on_return() || (zeroed && pool.max_bytes().is_none()) {
+                            assert!(buffer.iter().all(|&byte| byte == 0));
+                        }
+                        held.push(Held::new(buffer, step));
+                    }
+                }
+                9..17 if !held.is_empty() => {
+                    held.swap_remove(random.usize(..held.len())).check();
+                }
+                17 => {
+                    pool.preallocate(random.usize(..4), random_len(&mut random))
+                        .expect("memory, and less than any cap");
+                }
+                18 => {
+                    let target = random.usize(..20 * MIB);
+                    let before = pool.held_bytes();
+                    let freed = pool.trim(target);
+                    assert_eq!(before - freed, pool.held_bytes());
+                    assert!(pool.stats().idle_bytes <= target);
+                }
+                19 if random.bool() => {
+                    pool.clear();
+                    assert_eq!(pool.stats().idle_bytes, 0);
+                    pool.shrink_to_fit();
+                }
+                _ => {}
+            }
+            let stats = pool.stats();
+            let leased: usize = held.iter().map(|held| held.buffer.capacity()).sum();
+            assert_eq!(stats.leased_bytes, leased, "{stats}");
+            assert_eq!(stats.leased_bytes + stats.idle_bytes, pool.held_bytes());
+            assert_eq!((stats.gets, stats.fresh), (served, fresh));
+            assert_eq!(stats.gets, stats.hits() + stats.fresh);
+            let pinned: usize = held
+                .iter()
+                .filter(|held| held.buffer.is_pinned())
+                .map(|held| held.buffer.capacity())
+                .sum();
+            assert!((pinned..=pool.held_bytes()).contains(&stats.pinned_bytes));
+            assert!(pool.max_bytes().is_none_or(|max| stats.peak_bytes <= max));
+        }
+        held.iter().for_each(Held::check);
+        held.clear();
+        pool.clear();
+        assert_eq!((pool.held_bytes(), pool.stats().pinned_bytes), (0, 0));
+    }
+}
+
+#[test]
+fn many_threads_never_share_a_buffer() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    for round in 0..12 {
+        let pool = random_pool(&mut Rng::with_seed(seed + round));
+        let served = AtomicU64::new(0);
+        thread::scope(|scope| {
+            let (to_others, from_others) = mpsc::channel::<Held>();
+            // What one thread leases, another may return.
+            let mut threads =
+                vec![scope.spawn(move || from_others.iter().for_each(|held| held.check()))];
+            for worker in 0..4 {
+                let (pool, served, to_others) = (&pool, &served, to_others.clone());
+                threads.push(scope.spawn(move || {
+                    let mut random = Rng::with_seed(seed ^ (round << 8) ^ worker);
+                    let mut held: Vec<Held> = Vec::new();
+                    for step in 0..400 {
+                        match random.u8(..32) {
+                            0..16 => {
+                                let len = random_len(&mut random);
+                                let wait = Duration::from_micros(random.u64(..200));
+                                if let Ok(buffer) = pool.get_timeout(len, wait) {
+                                    served.fetch_add(1, Ordering::Relaxed);
+                                    held.push(Held::new(buffer, worker << 32 | step));
+                                }
+                            }
+                            16 => pool.clear(),
+                            17 => drop(pool.trim(random.usize(..16 * MIB))),
+                            18 => drop(pool.preallocate(1, random_len(&mut random))),
+                            19 => drop(pool.stats()),
+                            20..24 if !held.is_empty() => {
+                                let one = held.swap_remove(random.usize(..held.len()));
+                                to_others
+                                    .send(one)
+                                    .expect("the receiver lives as long as a sender");
+                            }
+                            _ if !held.is_empty() => {
+                                held.swap_remove(random.usize(..held.len())).check();
+                            }
+                            _ => {}
+                        }
+                    }
+                    held.iter().for_each(Held::check);
+                }));
+            }
+            drop(to_others);
+            // The scope's end would not wait for the threads' caches to be given back.
+            for thread in threads {
+                thread.join().expect("a thread");
+            }
+        });
+        let stats = pool.stats();
+        assert_eq!((stats.leased_bytes, stats.waiting), (0, 0), "{stats}");
+        assert_eq!(stats.idle_bytes, pool.held_bytes());
+        assert_eq!(stats.gets, served.load(Ordering::Relaxed));
+        assert!(pool.max_bytes().is_none_or(|max| stats.peak_bytes <= max));
+        pool.clear();
+        assert_eq!((pool.held_bytes(), pool.stats().pinned_bytes), (0, 0));
+    }
+}
