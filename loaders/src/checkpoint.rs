@@ -111,8 +111,7 @@ impl Checkpoint {
             let shard = index
                 .as_ref()
                 .map(|(_, index)| index.shards[number].0.as_str());
-            let file = File::open(&path).map_err(Error::io("open", &path))?;
-            let metadata = file.metadata().map_err(Error::io("open", &path))?;
+            let (file, metadata) = source::open_regular(&path)?;
             let header = safetensors::read_header(&path, &file, metadata.len())?;
             for (key, value) in header.metadata {
                 opened.metadata.entry(key).or_insert(value);

@@ -194,9 +194,9 @@ pub enum Error {
         source: GetError,
     },
 
-    /// The checkpoint's tensors do not fit the memory that the pool may hold.
+    /// The pool may not hold what the load needs at once: all tensors if it is resident, the largest if it is a stream.
     #[error(
-        "a resident load needs {needed} bytes, the pool may hold {max_bytes}; raise its max_bytes, or stream the checkpoint"
+        "the load needs {needed} bytes at once, the pool may hold {max_bytes}; raise its max_bytes, or stream the checkpoint if the load is resident"
     )]
     PoolTooSmall {
         /// The bytes that the load needs at once.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use bytesize::ByteSize;
-use ckload_pool::{BufferPool, GetError, PooledBuffer};
+use ckload_pool::{BufferPool, PooledBuffer};
 use parking_lot::Mutex;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -109,7 +109,7 @@ impl Loader {
 
     /// Lets a stream hold this much at once: what is being read and what the consumer has not dropped yet, in whole pages.
     ///
-    /// Default: [`Loader::default_budget`].
+    /// More than the pool may hold counts as what the pool may hold. Default: [`Loader::default_budget`].
     #[must_use]
     pub fn budget(mut self, budget: ByteSize) -> Self {
         self.budget = Some(budget);
@@ -131,12 +131,14 @@ impl Loader {
         self
     }
 
-    /// The budget of a stream of `checkpoint` if none is set: 256 MiB, or the largest tensor and half of that if it is more.
+    /// The budget of a stream of `checkpoint` if none is set: 256 MiB, or the largest tensor and half of that if it is more, or what the
+    /// pool may hold if that is less.
     #[must_use]
     pub fn default_budget(&self, checkpoint: &Checkpoint) -> ByteSize {
         let sizes = checkpoint.tensors().iter().map(|info| info.bytes);
         let largest = sizes.map(|bytes| self.charge(bytes)).max().unwrap_or(0);
-        ByteSize::b(USUAL_BUDGET_BYTES.max(largest.saturating_add(USUAL_BUDGET_BYTES / 2)))
+        let usual = USUAL_BUDGET_BYTES.max(largest.saturating_add(USUAL_BUDGET_BYTES / 2));
+        ByteSize::b(usual).min(self.pool_limit())
     }
 
     /// What a resident load of `checkpoint` would read, and where it would put it.
@@ -159,19 +161,25 @@ impl Loader {
     pub fn load(&self, checkpoint: &Checkpoint) -> Result<Model, Error> {
         let meter = Meter::start(checkpoint.open_time());
         let plan = self.plan(checkpoint);
-        self.check_capacity(&plan)?;
+        let needed = self.check_capacity(&plan)?;
         let files = Files::open(checkpoint, self.io)?;
         self.announce(checkpoint);
-        let buffers = self.workers()?.install(|| {
-            let mut buffers = plan
-                .slots()
-                .par_iter()
-                .with_max_len(1)
-                .map(|&bytes| self.lease(bytes, &meter))
-                .collect::<Result<Vec<_>, Error>>()?;
+        let workers = self.workers()?;
+        let mut buffers = {
+            // Two loads must not each hold a part of a pool that has a cap, and wait for the rest.
+            let turn = self.pool.take_turn(needed, self.patience);
+            let _turn = turn.map_err(|source| Error::Memory { source })?;
+            workers.install(|| {
+                plan.slots()
+                    .par_iter()
+                    .with_max_len(1)
+                    .map(|&bytes| self.lease(bytes, self.pool.max_bytes().is_some(), &meter))
+                    .collect::<Result<Vec<_>, Error>>()
+            })?
+        };
+        workers.install(|| {
             let slots = buffers.iter_mut().map(|buffer| &mut buffer[..]).collect();
-            self.fill(&files, &plan, slots, &meter)?;
-            Ok(buffers)
+            self.fill(&files, &plan, slots, &meter)
         })?;
         files.check_unchanged()?;
         let slots: Vec<Bytes> = buffers.into_iter().map(Bytes::from_owner).collect();
@@ -199,10 +207,10 @@ impl Loader {
     pub fn stream(&self, checkpoint: &Checkpoint) -> Result<Stream, Error> {
         let budget = self
             .budget
-            .unwrap_or_else(|| self.default_budget(checkpoint));
+            .unwrap_or_else(|| self.default_budget(checkpoint))
+            .min(self.pool_limit());
         let files = Files::open(checkpoint, self.io)?;
-        let stream = Stream::new(self, checkpoint, files, budget, self.workers()?)?;
-        Ok(stream)
+        Stream::new(self, checkpoint, files, budget, self.workers()?)
     }
 
     /// Loads tensors into the caller's memory: for each name, exactly as many bytes as the tensor has.
@@ -274,13 +282,27 @@ impl Loader {
         self.threads
     }
 
-    /// Takes a buffer of `bytes` from the pool.
-    pub(crate) fn lease(&self, bytes: u64, meter: &Meter) -> Result<PooledBuffer, Error> {
+    /// Takes a buffer of `bytes` from the pool, of no larger capacity than a new one's if it is to be `exact`.
+    pub(crate) fn lease(
+        &self,
+        bytes: u64,
+        exact: bool,
+        meter: &Meter,
+    ) -> Result<PooledBuffer, Error> {
         let start = Instant::now();
-        let buffer = self.pool.get_timeout(bytes as usize, self.patience);
-        let buffer = buffer.map_err(|source: GetError| Error::Memory { source })?;
+        let buffer = if exact {
+            self.pool.get_exact(bytes as usize, self.patience)
+        } else {
+            self.pool.get_timeout(bytes as usize, self.patience)
+        };
+        let buffer = buffer.map_err(|source| Error::Memory { source })?;
         meter.leased(&self.pool, &buffer, start.elapsed());
         Ok(buffer)
+    }
+
+    /// The most that the pool may hold.
+    fn pool_limit(&self) -> ByteSize {
+        ByteSize::b(self.pool.max_bytes().unwrap_or(usize::MAX) as u64)
     }
 
     /// What a tensor of `bytes` takes of a stream's budget.
@@ -312,18 +334,18 @@ impl Loader {
         read::fill(files, plan.reads(), slots, &watch)
     }
 
-    /// Refuses at once what could only fail after a long wait.
-    fn check_capacity(&self, plan: &Plan) -> Result<(), Error> {
+    /// The bytes that a load takes of the pool; refuses at once what could only fail after a long wait.
+    fn check_capacity(&self, plan: &Plan) -> Result<usize, Error> {
         let sizes = plan.slots().iter();
-        let needed: u64 = sizes
-            .map(|&bytes| self.pool.capacity_for(bytes as usize) as u64)
-            .sum();
+        let needed = sizes
+            .map(|&bytes| self.pool.capacity_for(bytes as usize))
+            .fold(0, usize::saturating_add);
         match self.pool.max_bytes() {
-            Some(max_bytes) if needed > max_bytes as u64 => Err(Error::PoolTooSmall {
-                needed,
+            Some(max_bytes) if needed > max_bytes => Err(Error::PoolTooSmall {
+                needed: needed as u64,
                 max_bytes: max_bytes as u64,
             }),
-            _ => Ok(()),
+            _ => Ok(needed),
         }
     }
 

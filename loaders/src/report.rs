@@ -130,7 +130,7 @@ impl Meter {
     /// Counts a buffer that `pool` lent after `waited`.
     pub(crate) fn leased(&self, pool: &BufferPool, buffer: &PooledBuffer, waited: Duration) {
         match buffer.origin() {
-            Origin::Fresh { seconds } => self.fresh.add(buffer.capacity(), seconds),
+            Origin::Fresh { time } => self.fresh.add(buffer.capacity(), time),
             _ => self.reused.add(buffer.capacity(), waited),
         }
         self.peak_pool_bytes

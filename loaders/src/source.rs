@@ -1,7 +1,10 @@
 //! From what a person types to the files of a checkpoint.
 
-use std::fs;
+use std::fs::{self, File, Metadata};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use crate::Error;
 use crate::format::index::Index;
@@ -24,12 +27,6 @@ pub(crate) fn find(path: &Path) -> Result<Source, Error> {
     if metadata.is_dir() {
         return find_in_folder(path);
     }
-    if !metadata.is_file() {
-        return Err(Error::NoCheckpoint {
-            path: path.to_owned(),
-            reason: "is neither a file nor a folder",
-        });
-    }
     if has_suffix(path, ".json") {
         return from_index(path.to_owned());
     }
@@ -51,7 +48,8 @@ fn find_in_folder(folder: &Path) -> Result<Source, Error> {
                 .collect::<Result<Vec<_>, _>>()
         })
         .map_err(Error::io("read the folder", folder))?;
-    entries.retain(|path| path.is_file());
+    // A link that leads nowhere stays: opening it says so, where leaving it out would load a part of the model.
+    entries.retain(|path| !path.is_dir());
     entries.sort();
     let indexes: Vec<&PathBuf> = entries
         .iter()
@@ -79,6 +77,23 @@ fn find_in_folder(folder: &Path) -> Result<Source, Error> {
         files: entries,
         index: None,
     })
+}
+
+/// Opens a file for reading; anything else is refused, and a pipe without a writer is not waited for.
+pub(crate) fn open_regular(path: &Path) -> Result<(File, Metadata), Error> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits() as i32)
+        .open(path)
+        .map_err(Error::io("open", path))?;
+    let metadata = file.metadata().map_err(Error::io("inspect", path))?;
+    if !metadata.is_file() {
+        return Err(Error::NoCheckpoint {
+            path: path.to_owned(),
+            reason: "is neither a file nor a folder",
+        });
+    }
+    Ok((file, metadata))
 }
 
 fn from_index(path: PathBuf) -> Result<Source, Error> {

@@ -1,6 +1,6 @@
 //! Tensors one by one, within a budget.
 //!
-//! No thread waits for memory here. The budget is a number under a lock; a job takes the next batch of tensors if the budget admits it
+//! No thread waits for the budget. It is a number under a lock; a job takes the next batch of tensors if the budget admits it
 //! and ends if not, and whoever gives bytes back (a consumer that drops a tensor, on whatever thread) starts a job again. So a slow
 //! consumer blocks no worker, and several streams share one loader's threads.
 
@@ -105,10 +105,17 @@ impl Stream {
         if let Some(info) = largest
             && loader.charge(info.bytes) > budget.as_u64()
         {
-            return Err(Error::BudgetTooSmall {
-                tensor: info.name.clone(),
-                needed: loader.charge(info.bytes),
-                budget,
+            let needed = loader.charge(info.bytes);
+            return Err(match loader.pool.max_bytes() {
+                Some(max_bytes) if needed > max_bytes as u64 => Error::PoolTooSmall {
+                    needed,
+                    max_bytes: max_bytes as u64,
+                },
+                _ => Error::BudgetTooSmall {
+                    tensor: info.name.clone(),
+                    needed,
+                    budget,
+                },
             });
         }
         let batch_bytes = BATCH_BYTES.min(budget.as_u64() / (2 * loader.thread_count() as u64));
@@ -316,7 +323,11 @@ impl Shared {
 
     fn allocate(&self, bytes: u64) -> Result<Memory, Error> {
         if !self.loader.is_small(bytes) {
-            return Ok(Memory::Pooled(self.loader.lease(bytes, &self.meter)?));
+            return Ok(Memory::Pooled(self.loader.lease(
+                bytes,
+                true,
+                &self.meter,
+            )?));
         }
         let start = Instant::now();
         let buffer = SmallBuffer::new(bytes as usize);

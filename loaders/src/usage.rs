@@ -10,7 +10,8 @@ pub fn peak_rss_bytes() -> Option<u64> {
 }
 
 /// The page faults of this process so far, minor and major; 0 where `/proc` is not to be read.
-pub(crate) fn page_faults() -> u64 {
+#[must_use]
+pub fn page_faults() -> u64 {
     Process::myself()
         .and_then(|process| process.stat())
         .map_or(0, |stat| stat.minflt + stat.majflt)

@@ -138,6 +138,8 @@ pub(crate) struct Block {
     pub(crate) origin: Origin,
     /// Whether the block was leased again since it was mapped, or since the eviction policy last looked.
     pub(crate) referenced: bool,
+    /// The number of the thread that leased the block last.
+    pub(crate) lessee: usize,
     /// The eviction policy's opinion, kept while the block is out of the policy's sight.
     pub(crate) heat: Heat,
     /// Declared last: the bytes leave the pool's account only after the memory is gone.
@@ -153,6 +155,7 @@ impl Block {
             memory,
             origin,
             referenced: false,
+            lessee: usize::MAX,
             heat,
             claim,
         }

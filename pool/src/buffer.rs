@@ -15,7 +15,7 @@ pub enum Origin {
     /// The memory was mapped for this lease.
     Fresh {
         /// Time that the operating system took to map the memory, fault every page in and lock it.
-        seconds: Duration,
+        time: Duration,
     },
     /// The memory was there already: it served an earlier lease, was preallocated, or none was needed.
     Recycled,

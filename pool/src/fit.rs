@@ -39,6 +39,14 @@ impl Fit {
         }
     }
 
+    /// The same request, that no buffer serves which is larger than a fresh one.
+    pub(crate) fn exact(self) -> Self {
+        Self {
+            limit: self.fresh,
+            ..self
+        }
+    }
+
     /// Whether a buffer of `capacity` bytes may serve this request.
     pub(crate) fn accepts(&self, capacity: usize) -> bool {
         self.len <= capacity && capacity <= self.limit

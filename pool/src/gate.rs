@@ -23,6 +23,15 @@ pub(crate) enum Patience {
     Endless,
 }
 
+impl Patience {
+    pub(crate) fn for_at_most(timeout: Duration) -> Self {
+        match Instant::now().checked_add(timeout) {
+            Some(deadline) => Self::Until(deadline),
+            None => Self::Endless,
+        }
+    }
+}
+
 /// The pool's waiting line, and the one word that says whether a returning thread has to care.
 #[derive(Default)]
 pub(crate) struct Gate {

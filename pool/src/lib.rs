@@ -19,5 +19,5 @@ pub use buffer::{Origin, PooledBuffer};
 pub use builder::Builder;
 pub use error::GetError;
 pub use evict::EvictionPolicy;
-pub use pool::BufferPool;
+pub use pool::{BufferPool, Turn};
 pub use stats::Stats;

@@ -3,7 +3,8 @@
 //! A thread has one cache for each pool that it returned a buffer to. A cache has two kinds of place:
 //!
 //! * a *private* stack, without any atomic exchange, for buffers that are small and cheap to lose sight of: up to
-//!   [`PRIVATE_BUFFER`] each and [`PRIVATE_BYTES`] together, and only if the pool has no cap to keep;
+//!   [`PRIVATE_BUFFER`] each and [`PRIVATE_BYTES`] together, only if the pool has no cap to keep, and only if this
+//!   thread leased them: what another thread leased, it may soon look for;
 //! * [`Slots`], from which other threads can take, for everything else.
 //!
 //! What is private goes back when the thread next touches any pool after it was recalled, or when the thread ends.
@@ -16,7 +17,12 @@ use std::{
     },
 };
 
-use crate::{block::Block, fit::Fit, slots::Slots, store::Store};
+use crate::{
+    block::Block,
+    fit::Fit,
+    slots::Slots,
+    store::{Store, thread_number},
+};
 
 /// Largest buffer, in bytes, that is kept on a private stack.
 const PRIVATE_BUFFER: usize = 4 << 20;
@@ -163,6 +169,8 @@ struct Cache {
     generation: u64,
     /// The pool's recalls that were heeded.
     recalls: usize,
+    /// The thread's number.
+    thread: usize,
 }
 
 impl Cache {
@@ -178,6 +186,7 @@ impl Cache {
             max_private_bytes: store.config.private_bytes(),
             generation: 0,
             recalls: store.recalls(),
+            thread: thread_number(),
             store,
         }
     }
@@ -204,8 +213,9 @@ impl Cache {
         if let Some((index, _)) = best {
             return self.pop(index);
         }
-        let block = self.slots.take(fit, &mut self.recent)?;
+        let mut block = self.slots.take(fit, &mut self.recent)?;
         self.in_slots = self.in_slots.saturating_sub(1);
+        block.lessee = self.thread;
         Some(block)
     }
 
@@ -215,7 +225,7 @@ impl Cache {
         if capacity < self.store.config.min_buffer_size {
             return Some(block);
         }
-        if self.is_private(capacity) && self.private.len() + self.in_slots < self.max_buffers {
+        if self.is_private(&block) && self.private.len() + self.in_slots < self.max_buffers {
             self.push(capacity, block);
             return None;
         }
@@ -234,7 +244,7 @@ impl Cache {
         if self.private.len() + self.in_slots >= self.max_buffers {
             spilled = self.make_room(capacity <= PRIVATE_BUFFER);
         }
-        if self.is_private(capacity) {
+        if self.is_private(&block) {
             self.push(capacity, block);
             return spilled;
         }
@@ -255,10 +265,15 @@ impl Cache {
         self.slots.take_oldest()
     }
 
-    /// Whether the private stack has room for so many bytes.
+    /// Whether a buffer goes on the private stack: it is small, and this is the thread that will want it again.
+    ///
+    /// What another thread leased stays where that thread reaches it.
     #[inline]
-    fn is_private(&self, capacity: usize) -> bool {
-        capacity <= PRIVATE_BUFFER && self.private_bytes + capacity <= self.max_private_bytes
+    fn is_private(&self, block: &Block) -> bool {
+        let capacity = block.capacity();
+        block.lessee == self.thread
+            && capacity <= PRIVATE_BUFFER
+            && self.private_bytes + capacity <= self.max_private_bytes
     }
 
     #[inline]

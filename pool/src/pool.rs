@@ -1,14 +1,12 @@
 //! The handle that users hold.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Duration};
+
+use parking_lot::MutexGuard;
 
 use crate::{
-    Builder, EvictionPolicy, GetError, PooledBuffer, Stats, builder::Config, fit::Fit,
-    gate::Patience, store::Store,
+    Builder, EvictionPolicy, GetError, PooledBuffer, Stats, builder::Config, gate::Patience,
+    store::Store,
 };
 
 /// A pool of recycled buffers; clones share it.
@@ -33,6 +31,12 @@ pub struct BufferPool {
     store: Arc<Store>,
     /// Only handles hold it, so that the last of them closes the store while blocks still hold that.
     _closer: Arc<Closer>,
+}
+
+/// A turn at taking several buffers of a pool, until it is dropped; see [`BufferPool::take_turn`].
+#[derive(Debug)]
+pub struct Turn<'pool> {
+    pub(crate) _guard: MutexGuard<'pool, ()>,
 }
 
 /// Closes a pool.
@@ -84,7 +88,7 @@ impl BufferPool {
     #[must_use]
     #[track_caller]
     pub fn get(&self, len: usize) -> PooledBuffer {
-        match self.store.lease(len, Patience::Endless) {
+        match self.store.lease(self.store.fit(len), Patience::Endless) {
             Ok(buffer) => buffer,
             Err(error) => refused(&error),
         }
@@ -134,7 +138,7 @@ impl BufferPool {
     /// [`GetError::ExceedsMax`] if the request can never be served, [`GetError::AtCapacity`] if it cannot be served now,
     /// [`GetError::Refused`] if the operating system gives no memory.
     pub fn try_get(&self, len: usize) -> Result<PooledBuffer, GetError> {
-        self.store.lease(len, Patience::None)
+        self.store.lease(self.store.fit(len), Patience::None)
     }
 
     /// As [`get`](Self::get), but waits no longer than `timeout`.
@@ -143,11 +147,43 @@ impl BufferPool {
     ///
     /// As [`try_get`](Self::try_get); [`GetError::AtCapacity`] after `timeout`.
     pub fn get_timeout(&self, len: usize, timeout: Duration) -> Result<PooledBuffer, GetError> {
-        let patience = match Instant::now().checked_add(timeout) {
-            Some(deadline) => Patience::Until(deadline),
-            None => Patience::Endless,
-        };
-        self.store.lease(len, patience)
+        self.store
+            .lease(self.store.fit(len), Patience::for_at_most(timeout))
+    }
+
+    /// As [`get_timeout`](Self::get_timeout), but the buffer's capacity is exactly [`capacity_for(len)`](Self::capacity_for), for
+    /// callers who have to account for what they hold.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_timeout`](Self::get_timeout).
+    pub fn get_exact(&self, len: usize, timeout: Duration) -> Result<PooledBuffer, GetError> {
+        let fit = self.store.fit(len).exact();
+        self.store.lease(fit, Patience::for_at_most(timeout))
+    }
+
+    /// Waits at most `timeout` for a turn at taking several buffers, of `bytes` together, which are of no use one by one.
+    ///
+    /// Two that gather buffers from a pool with a cap could each hold a part and wait for the rest for ever. Who gathers only in
+    /// its turn, and lets go of what it has before it asks for another, cannot meet that. Single requests need no turn.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let pool = ckload_pool::BufferPool::builder().max_bytes(8 << 20).build();
+    /// let turn = pool.take_turn(8 << 20, Duration::from_secs(1))?;
+    /// let both = (pool.get(4 << 20), pool.get(4 << 20));
+    /// assert!(pool.take_turn(8 << 20, Duration::ZERO).is_err(), "one at a time");
+    /// drop(turn);
+    /// # drop(both);
+    /// # Ok::<(), ckload_pool::GetError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`GetError::ExceedsMax`] if the pool may never hold `bytes`, [`GetError::AtCapacity`] after `timeout`.
+    pub fn take_turn(&self, bytes: usize, timeout: Duration) -> Result<Turn<'_>, GetError> {
+        self.store.take_turn(bytes, timeout)
     }
 
     /// Maps up to `count` buffers of `len` bytes ahead of their use, and says how many.
@@ -241,8 +277,7 @@ impl BufferPool {
         if len == 0 {
             return 0; // an empty buffer takes no memory
         }
-        let config = &self.store.config;
-        Fit::new(len, config.page, config.max_bytes).fresh
+        self.store.fit(len).fresh
     }
 
     /// The most bytes that the pool may hold, leased and idle together.

@@ -55,11 +55,11 @@ fn fresh_memory_is_zero_and_says_what_it_cost() {
     let pool = BufferPool::new();
     let buffer = pool.get(5 * MIB);
     assert!(buffer.iter().all(|&byte| byte == 0));
-    let Origin::Fresh { seconds } = buffer.origin() else {
+    let Origin::Fresh { time } = buffer.origin() else {
         panic!("nothing was there to recycle");
     };
     let stats = pool.stats();
-    assert_eq!(stats.fresh_time, seconds);
+    assert_eq!(stats.fresh_time, time);
     assert_eq!(stats.fresh_bytes, 5 * MIB as u64);
 }
 

@@ -54,10 +54,10 @@ fn pages_are_there_before_the_buffer_is() {
         let before = resident();
         let buffer = pool.get(64 * MIB);
         assert_near(resident(), before + 64 * MIB);
-        let Origin::Fresh { seconds } = buffer.origin() else {
+        let Origin::Fresh { time } = buffer.origin() else {
             panic!("a new pool has nothing to recycle")
         };
-        assert!(!seconds.is_zero());
+        assert!(!time.is_zero());
     }
 }
 

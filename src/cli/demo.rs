@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use ckload::{ByteSize, Checkpoint, Io, Report};
+use ckload::{Checkpoint, Io, Loader, Report, usage};
 use safetensors::SafeTensors;
 
 use super::options::{DemoOptions, OutputOptions, Pin};
@@ -18,9 +18,6 @@ use super::report::{
 use super::runner::{Runner, Setup, Way};
 use super::savings::{self, Savings, median};
 use super::{Error, cache, style, units};
-
-/// Enough for GPT-2's largest tensor, 147 MiB, and to read ahead.
-const STREAM_BUDGET: ByteSize = ByteSize::mib(192);
 
 /// A load with `std::fs::read` and the safetensors crate.
 struct UsualLoad {
@@ -78,7 +75,7 @@ fn measure(
     };
     let streamed = Setup {
         way: Way::Streamed {
-            budget: STREAM_BUDGET,
+            budget: Loader::new().default_budget(checkpoint),
         },
         ..resident.clone()
     };
@@ -116,7 +113,7 @@ fn usual_load(path: &Path) -> Result<UsualLoad, Error> {
         path: path.to_owned(),
         source,
     };
-    let faults_before = page_faults();
+    let faults_before = usage::page_faults();
     let start = Instant::now();
     let file = fs::read(path).map_err(read_error)?;
     let tensors =
@@ -128,15 +125,8 @@ fn usual_load(path: &Path) -> Result<UsualLoad, Error> {
     Ok(UsualLoad {
         seconds: start.elapsed().as_secs_f64(),
         bytes,
-        page_faults: page_faults().saturating_sub(faults_before),
+        page_faults: usage::page_faults().saturating_sub(faults_before),
     })
-}
-
-/// Page faults of this process so far; 0 where the kernel does not tell.
-fn page_faults() -> u64 {
-    procfs::process::Process::myself()
-        .and_then(|process| process.stat())
-        .map_or(0, |stat| stat.minflt + stat.majflt)
 }
 
 impl Measurements {
@@ -174,7 +164,7 @@ impl Measurements {
             }],
             savings,
             pool: self.pool,
-            peak_rss_bytes: ckload::usage::peak_rss_bytes(),
+            peak_rss_bytes: usage::peak_rss_bytes(),
         }
     }
 
@@ -247,7 +237,7 @@ fn write_results(
 ) -> io::Result<()> {
     measured.table().write(out)?;
     writeln!(out)?;
-    write_memory(out, &measured.pool, ckload::usage::peak_rss_bytes())?;
+    write_memory(out, &measured.pool, usage::peak_rss_bytes())?;
     write_gain(out, savings, "")?;
     writeln!(
         out,

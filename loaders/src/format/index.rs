@@ -3,13 +3,15 @@
 //! One JSON object; its `weight_map` maps each tensor's name to the file, beside the index, that holds it.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::safetensors::{MAX_HEADER_BYTES, UniqueMap};
+use super::sniff::{SNIFF_BYTES, name_impostor};
 use crate::Error;
+use crate::source::open_regular;
 
 /// An index, checked by itself: its files exist beside it, its names are unique.
 pub(crate) struct Index {
@@ -32,15 +34,23 @@ impl Index {
             place: "the JSON object".to_owned(),
             reason,
         };
-        let bytes = fs::metadata(path).map_err(Error::io("open", path))?.len();
+        let (mut file, metadata) = open_regular(path)?;
+        let bytes = metadata.len();
         if bytes > MAX_HEADER_BYTES {
             return Err(malformed(format!(
                 "an index of {bytes} bytes is over the limit of {MAX_HEADER_BYTES}"
             )));
         }
-        let json = fs::read(path).map_err(Error::io("read", path))?;
-        let content: Content =
-            serde_json::from_slice(&json).map_err(|error| malformed(error.to_string()))?;
+        let mut json = Vec::new();
+        file.read_to_end(&mut json)
+            .map_err(Error::io("read", path))?;
+        let content: Content = serde_json::from_slice(&json).map_err(|error| {
+            if json.trim_ascii_start().starts_with(b"{") {
+                return malformed(error.to_string());
+            }
+            let head = &json[..json.len().min(SNIFF_BYTES)];
+            name_impostor(path, head).unwrap_or_else(|| malformed(error.to_string()))
+        })?;
         let weight_map = content.weight_map.0;
         let mut names: Vec<&String> = weight_map.values().collect();
         names.sort_unstable();

@@ -48,9 +48,21 @@ pub(crate) fn read_header(path: &Path, file: &File, file_bytes: u64) -> Result<H
         let mut head = [0; SNIFF_BYTES];
         let have = file_bytes.min(SNIFF_BYTES as u64) as usize;
         match file.read_exact_at(&mut head[..have], 0) {
-            Ok(()) => name_impostor(path, &head[..have]).unwrap_or(error),
-            Err(_) => error,
+            Ok(()) if !looks_like_safetensors(&head[..have]) => {
+                name_impostor(path, &head[..have]).unwrap_or(error)
+            }
+            _ => error,
         }
+    })
+}
+
+/// Whether a file begins with a length that the format allows, and an object behind it: then it is a broken safetensors file, even
+/// if the length's bytes are those with which another format begins.
+fn looks_like_safetensors(head: &[u8]) -> bool {
+    head.split_first_chunk().is_some_and(|(length, rest)| {
+        let rest = rest.trim_ascii_start();
+        u64::from_le_bytes(*length) <= MAX_HEADER_BYTES
+            && (rest.is_empty() || rest.starts_with(b"{"))
     })
 }
 

@@ -19,6 +19,7 @@ use self::mmap::Mapped;
 use crate::observer::{Observer, ReadDone, Source};
 use crate::plan::Read;
 use crate::report::Meter;
+use crate::source::open_regular;
 use crate::{Checkpoint, Error};
 
 /// How a load reads its files.
@@ -120,7 +121,7 @@ impl Files {
                 continue;
             }
             let path = &checkpoint.files()[info.file].path;
-            let file = File::open(path).map_err(Error::io("open", path))?;
+            let (file, _) = open_regular(path)?;
             checkpoint.check_unchanged(info.file, &file)?;
             let reader: Box<dyn Reader> = match io {
                 Io::Auto | Io::Buffered => Box::new(Buffered),

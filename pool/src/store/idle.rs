@@ -19,7 +19,7 @@ thread_local! {
 }
 
 /// This thread's number: threads are numbered as they come, so neighbours spread over the shards.
-fn thread_number() -> usize {
+pub(crate) fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     NUMBER.with(|number| {
         if number.get() == usize::MAX {
@@ -36,7 +36,7 @@ impl Store {
         count: usize,
         len: usize,
     ) -> Result<usize, GetError> {
-        let fit = Fit::new(len, self.config.page, self.config.max_bytes);
+        let fit = self.fit(len);
         if let Some(max_bytes) = self.config.max_bytes
             && fit.fresh > max_bytes
         {

@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crossbeam_utils::CachePadded;
@@ -17,8 +17,9 @@ use parking_lot::{Mutex, RwLock};
 
 pub(crate) use self::account::Claim;
 use self::account::{Tally, add, nanos};
+pub(crate) use self::idle::thread_number;
 use crate::{
-    GetError, Origin, PooledBuffer,
+    GetError, Origin, PooledBuffer, Turn,
     block::{Block, Memory},
     builder::Config,
     evict::Heat,
@@ -45,6 +46,8 @@ pub(crate) struct Store {
     pub(crate) tally: Tally,
     last_pin_error: Mutex<Option<String>>,
     threads: RwLock<Threads>,
+    /// Held by whoever takes several buffers that are of no use one by one.
+    turns: Mutex<()>,
 }
 
 /// The threads that cache buffers of this pool.
@@ -96,20 +99,26 @@ impl Store {
             tally: Tally::default(),
             last_pin_error: Mutex::default(),
             threads: RwLock::default(),
+            turns: Mutex::default(),
         }
     }
 
-    /// Leases `len` bytes.
+    /// What a request of `len` bytes accepts.
+    #[inline]
+    pub(crate) fn fit(&self, len: usize) -> Fit {
+        Fit::new(len, self.config.page, self.config.max_bytes)
+    }
+
+    /// Leases what `fit` asks for.
     #[inline]
     pub(crate) fn lease(
         self: &Arc<Self>,
-        len: usize,
+        fit: Fit,
         patience: Patience,
     ) -> Result<PooledBuffer, GetError> {
-        if len == 0 {
+        if fit.len == 0 {
             return Ok(PooledBuffer::empty());
         }
-        let fit = Fit::new(len, self.config.page, self.config.max_bytes);
         // Whoever waits for room comes first, also before what this thread has cached.
         let overtaking = self.config.max_bytes.is_some() && self.gate.needs_attention();
         let cached = if overtaking {
@@ -119,9 +128,13 @@ impl Store {
         };
         let block = match cached {
             Some(block) => block,
-            None => self.lease_shared(&fit, patience)?,
+            None => {
+                let mut block = self.lease_shared(&fit, patience)?;
+                block.lessee = thread_number();
+                block
+            }
         };
-        Ok(PooledBuffer::new(block, len))
+        Ok(PooledBuffer::new(block, fit.len))
     }
 
     #[cold]
@@ -191,16 +204,33 @@ impl Store {
             add(&self.tally.waits, 1);
             add(&self.tally.wait_nanos, nanos(waited));
         }
-        grant.ok_or_else(|| {
-            let idle = self.idle_bytes();
-            GetError::AtCapacity {
-                requested: fit.len,
-                leased: self.held_bytes().saturating_sub(idle),
-                idle,
+        grant.ok_or_else(|| self.at_capacity(fit.len, max_bytes, waited.unwrap_or_default()))
+    }
+
+    fn at_capacity(&self, requested: usize, max_bytes: usize, waited: Duration) -> GetError {
+        let idle = self.idle_bytes();
+        GetError::AtCapacity {
+            requested,
+            leased: self.held_bytes().saturating_sub(idle),
+            idle,
+            max_bytes,
+            waited,
+        }
+    }
+
+    /// Waits for a turn at gathering `bytes` in several buffers.
+    pub(crate) fn take_turn(&self, bytes: usize, timeout: Duration) -> Result<Turn<'_>, GetError> {
+        let max_bytes = self.config.max_bytes.unwrap_or(usize::MAX);
+        if bytes > max_bytes {
+            return Err(GetError::ExceedsMax {
+                requested: bytes,
                 max_bytes,
-                waited: waited.unwrap_or_default(),
-            }
-        })
+            });
+        }
+        match self.turns.try_lock_for(timeout) {
+            Some(_guard) => Ok(Turn { _guard }),
+            None => Err(self.at_capacity(bytes, max_bytes, timeout)),
+        }
     }
 
     /// Takes memory from the operating system.
@@ -224,13 +254,13 @@ impl Store {
             add(&self.tally.pin_failures, 1);
             *self.last_pin_error.lock() = Some(error.to_string());
         }
-        let seconds = start.elapsed();
+        let time = start.elapsed();
         add(&self.tally.fresh_bytes, room.bytes as u64);
-        add(&self.tally.fresh_nanos, nanos(seconds));
+        add(&self.tally.fresh_nanos, nanos(time));
         Ok(Box::new(Block::new(
             memory,
             room,
-            Origin::Fresh { seconds },
+            Origin::Fresh { time },
             heat,
         )))
     }
