@@ -205,12 +205,19 @@ impl Loader {
     /// A file cannot be opened, or is not the one that was opened before; the budget is too small for a tensor. What goes wrong
     /// later comes out of the stream.
     pub fn stream(&self, checkpoint: &Checkpoint) -> Result<Stream, Error> {
+        self.check_budget(checkpoint)?;
         let budget = self
             .budget
             .unwrap_or_else(|| self.default_budget(checkpoint))
             .min(self.pool_limit());
         let files = Files::open(checkpoint, self.io)?;
-        Stream::new(self, checkpoint, files, budget, self.workers()?)
+        Ok(Stream::new(
+            self,
+            checkpoint,
+            files,
+            budget,
+            self.workers()?,
+        ))
     }
 
     /// Loads tensors into the caller's memory: for each name, exactly as many bytes as the tensor has.
@@ -346,6 +353,28 @@ impl Loader {
                 max_bytes: max_bytes as u64,
             }),
             _ => Ok(needed),
+        }
+    }
+
+    /// Refuses a stream whose largest tensor fits its budget or the pool not even alone.
+    fn check_budget(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        let tensors = checkpoint.tensors().iter();
+        let Some(largest) = tensors.max_by_key(|info| self.charge(info.bytes)) else {
+            return Ok(());
+        };
+        let needed = self.charge(largest.bytes);
+        let limit = self.pool_limit().as_u64();
+        match self.budget {
+            Some(budget) if budget.as_u64() < needed => Err(Error::BudgetTooSmall {
+                tensor: largest.name.clone(),
+                needed,
+                budget,
+            }),
+            _ if limit < needed => Err(Error::PoolTooSmall {
+                needed,
+                max_bytes: limit,
+            }),
+            _ => Ok(()),
         }
     }
 

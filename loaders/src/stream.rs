@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
+use std::mem;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -98,26 +99,9 @@ impl Stream {
         files: Files,
         budget: ByteSize,
         workers: Arc<ThreadPool>,
-    ) -> Result<Self, Error> {
+    ) -> Self {
         let meter = Meter::start(checkpoint.open_time());
         let tensors = checkpoint.tensors();
-        let largest = tensors.iter().max_by_key(|info| loader.charge(info.bytes));
-        if let Some(info) = largest
-            && loader.charge(info.bytes) > budget.as_u64()
-        {
-            let needed = loader.charge(info.bytes);
-            return Err(match loader.pool.max_bytes() {
-                Some(max_bytes) if needed > max_bytes as u64 => Error::PoolTooSmall {
-                    needed,
-                    max_bytes: max_bytes as u64,
-                },
-                _ => Error::BudgetTooSmall {
-                    tensor: info.name.clone(),
-                    needed,
-                    budget,
-                },
-            });
-        }
         let batch_bytes = BATCH_BYTES.min(budget.as_u64() / (2 * loader.thread_count() as u64));
         let batches = plan::batches(tensors, batch_bytes)
             .into_iter()
@@ -147,12 +131,12 @@ impl Stream {
         });
         loader.announce(checkpoint);
         shared.start_job();
-        Ok(Self {
+        Self {
             missing: tensors.len(),
             shared,
             arrivals,
             report: None,
-        })
+        }
     }
 
     /// What the stream has done so far; final once it has ended.
@@ -285,11 +269,7 @@ impl Shared {
         let mut rest = self.permit(charge);
         let mut memory = Vec::with_capacity(tensors.len());
         for info in tensors {
-            let permit = rest.split(self.loader.charge(info.bytes));
-            memory.push(Charged {
-                memory: self.allocate(info.bytes)?,
-                _permit: permit,
-            });
+            memory.push(self.allocate(info.bytes, &mut rest)?);
         }
         let bytes: u64 = tensors.iter().map(|info| info.bytes).sum();
         let plan = Plan::separate(tensors, plan::read_bytes(bytes, self.loader.thread_count()));
@@ -321,20 +301,36 @@ impl Shared {
         Ok(())
     }
 
-    fn allocate(&self, bytes: u64) -> Result<Memory, Error> {
-        if !self.loader.is_small(bytes) {
-            return Ok(Memory::Pooled(self.loader.lease(
-                bytes,
-                true,
-                &self.meter,
-            )?));
-        }
-        let start = Instant::now();
-        let buffer = SmallBuffer::new(bytes as usize);
-        if bytes > 0 {
-            self.meter.allocated(bytes as usize, start.elapsed());
-        }
-        Ok(Memory::Small(buffer))
+    /// Takes memory for `bytes` and its charge out of `permit`.
+    fn allocate(self: &Arc<Self>, bytes: u64, permit: &mut Permit) -> Result<Charged, Error> {
+        let mut permit = permit.split(self.loader.charge(bytes));
+        let memory = if self.loader.is_small(bytes) {
+            let start = Instant::now();
+            let buffer = SmallBuffer::new(bytes as usize);
+            if bytes > 0 {
+                self.meter.allocated(bytes as usize, start.elapsed());
+            }
+            Memory::Small(buffer)
+        } else {
+            // A recycled buffer may be an eighth larger, if the budget has room for that.
+            let mut slack = self.reserve(bytes / 8);
+            let buffer = self.loader.lease(bytes, slack.is_none(), &self.meter)?;
+            if let Some(slack) = &mut slack {
+                permit.merge(slack.split((buffer.capacity() as u64).saturating_sub(permit.bytes)));
+            }
+            Memory::Pooled(buffer)
+        };
+        Ok(Charged {
+            memory,
+            _permit: permit,
+        })
+    }
+
+    /// A part of the budget, if there is as much.
+    fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
+        let mut state = self.state.lock();
+        state.available = state.available.checked_sub(bytes)?;
+        Some(self.permit(bytes))
     }
 
     fn permit(self: &Arc<Self>, bytes: u64) -> Permit {
@@ -380,6 +376,11 @@ impl Permit {
             stream: Weak::clone(&self.stream),
             bytes,
         }
+    }
+
+    /// Adds what `other` has.
+    fn merge(&mut self, mut other: Self) {
+        self.bytes += mem::take(&mut other.bytes);
     }
 }
 
