@@ -37,3 +37,8 @@ pub use ckload_loaders::{
     Source, Stream, Tensor, TensorInfo, UnknownIo, usage,
 };
 pub use ckload_pool::{self as pool, BufferPool, PooledBuffer};
+
+/// The README's example, so that it is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
