@@ -58,32 +58,6 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// Every element type.
-    pub const ALL: [Self; 22] = [
-        Self::BOOL,
-        Self::F4,
-        Self::F6_E2M3,
-        Self::F6_E3M2,
-        Self::U8,
-        Self::I8,
-        Self::F8_E5M2,
-        Self::F8_E4M3,
-        Self::F8_E8M0,
-        Self::F8_E4M3FNUZ,
-        Self::F8_E5M2FNUZ,
-        Self::I16,
-        Self::U16,
-        Self::F16,
-        Self::BF16,
-        Self::I32,
-        Self::U32,
-        Self::F32,
-        Self::C64,
-        Self::F64,
-        Self::I64,
-        Self::U64,
-    ];
-
     /// The size of one element in bits; not a multiple of 8 for the packed floats.
     #[must_use]
     pub fn bits(self) -> u64 {
@@ -126,6 +100,9 @@ macro_rules! same_names {
         }
 
         impl Dtype {
+            /// Every element type.
+            pub const ALL: [Self; [$(stringify!($name)),+].len()] = [$(Self::$name),+];
+
             /// The same type in our terms; `None` for one that the format has gained since.
             pub(crate) fn from_published(dtype: Published) -> Option<Self> {
                 match dtype {
