@@ -223,7 +223,8 @@ fn write_introduction(
     )?;
     writeln!(
         out,
-        "{} each, in turn, medians; the file is in the page cache, and fresh memory was used and freed just before",
+        "{} each, in turn, after one that warms up; medians\n\
+         file in the page cache, fresh memory in use until just before",
         units::counted(options.rounds.get() as u64, "load"),
     )?;
     writeln!(

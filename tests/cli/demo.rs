@@ -20,7 +20,8 @@ fn compares_the_ways_of_loading() {
     let text = stdout_of(&mut demo(folder.path()));
     for part in [
         "written now, kept for the next time: 30 tensors",
-        "3 loads each, in turn, after one that warms up (file in the page cache); medians",
+        "3 loads each, in turn, after one that warms up; medians",
+        "file in the page cache",
         "fs::read + SafeTensors",
         "without the pool",
         "pool: first load",
