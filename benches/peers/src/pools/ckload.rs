@@ -1,0 +1,37 @@
+//! Ours.
+
+use ckload_pool::{BufferPool, EvictionPolicy, PooledBuffer};
+
+use super::{Knobs, Peer, Policy, Pool, SHARDS, touch_bytes};
+
+/// `ckload_pool::BufferPool`.
+pub struct Ckload(BufferPool);
+
+impl Pool for Ckload {
+    const PEER: Peer = Peer::Ckload;
+    type Buffer<'p> = PooledBuffer;
+
+    fn new(knobs: &Knobs) -> Self {
+        let builder = BufferPool::builder()
+            .tls_cache_size(knobs.thread_cache)
+            .num_shards(SHARDS)
+            .max_buffers_per_shard(knobs.per_shard())
+            .eviction_policy(match knobs.policy {
+                Policy::ClockPro => EvictionPolicy::ClockPro,
+                Policy::Lifo => EvictionPolicy::Lifo,
+            });
+        Self(match knobs.min_buffer_size {
+            Some(bytes) => builder.min_buffer_size(bytes).build(),
+            None => builder.build(),
+        })
+    }
+
+    #[inline]
+    fn get(&self, len: usize) -> PooledBuffer {
+        self.0.get(len)
+    }
+
+    fn touch(buffer: &mut PooledBuffer, len: usize) {
+        touch_bytes(&mut buffer[..len]);
+    }
+}
