@@ -168,9 +168,19 @@ pub(crate) fn smallest_budget(loader: &Loader, checkpoint: &Checkpoint) -> ByteS
 /// Waits until nobody leases anything from `pool`.
 #[track_caller]
 pub(crate) fn await_all_returned(pool: &BufferPool) {
+    await_leased(pool, 0);
+}
+
+/// Waits until exactly `bytes` of the pool are out.
+#[track_caller]
+pub(crate) fn await_leased(pool: &BufferPool, bytes: usize) {
     let start = Instant::now();
-    while pool.stats().leased_bytes > 0 {
-        assert!(start.elapsed() < HANG, "still leased: {:?}", pool.stats());
+    while pool.stats().leased_bytes != bytes {
+        assert!(
+            start.elapsed() < HANG,
+            "not {bytes} leased: {:?}",
+            pool.stats()
+        );
         thread::sleep(Duration::from_millis(1));
     }
 }
