@@ -12,6 +12,9 @@ use crate::{
     store::{Claim, Store},
 };
 
+/// The home of a block that no thread may keep privately.
+pub(crate) const NOWHERE: usize = usize::MAX;
+
 /// A range of anonymous memory whose pages are present.
 ///
 /// The kernel zeroes an anonymous map before anybody can see it, so every byte is initialised from the start and
@@ -134,12 +137,15 @@ fn to_boundary(map: &MmapMut) -> usize {
 /// A piece of memory that the pool owns, leased or idle.
 pub(crate) struct Block {
     memory: Memory,
-    /// What the current lease cost; an idle block has been recycled.
+    /// What the current lease cost.
     pub(crate) origin: Origin,
     /// Whether the block was leased again since it was mapped, or since the eviction policy last looked.
     pub(crate) referenced: bool,
-    /// The number of the thread that leased the block last.
-    pub(crate) lessee: usize,
+    /// The number of the thread that may keep the block privately: who leased it last, if it is of that kind.
+    pub(crate) home: usize,
+    /// The pool's number, and whether it wants zeros: copied from there, to be at hand when a lease ends.
+    pub(crate) pool: usize,
+    pub(crate) zero_on_return: bool,
     /// The eviction policy's opinion, kept while the block is out of the policy's sight.
     pub(crate) heat: Heat,
     /// Declared last: the bytes leave the pool's account only after the memory is gone.
@@ -155,7 +161,9 @@ impl Block {
             memory,
             origin,
             referenced: false,
-            lessee: usize::MAX,
+            home: NOWHERE,
+            pool: claim.store().id(),
+            zero_on_return: claim.store().config.zero_on_return,
             heat,
             claim,
         }
@@ -181,10 +189,11 @@ impl Block {
         self.memory.bytes_mut()
     }
 
-    /// Notes the end of a lease: the next one finds recycled memory.
-    pub(crate) fn retire_lease(&mut self) {
-        self.referenced |= self.origin == Origin::Recycled;
+    /// Notes that the block is leased again.
+    #[inline]
+    pub(crate) fn recycle(&mut self) {
         self.origin = Origin::Recycled;
+        self.referenced = true;
     }
 }
 

@@ -1,6 +1,6 @@
 //! The pool's knobs and their defaults.
 
-use crate::{BufferPool, EvictionPolicy, local};
+use crate::{BufferPool, EvictionPolicy, asymmetric::Asymmetric, local};
 
 const DEFAULT_MIN_BUFFER_SIZE: usize = 1 << 20;
 /// More slots than this in one thread would make each lookup a scan.
@@ -145,6 +145,7 @@ impl Builder {
             zero_on_return: self.zero_on_return,
             huge_pages: !self.small_pages,
             page,
+            asymmetric: Asymmetric::of_process(),
         })
     }
 }
@@ -163,6 +164,7 @@ pub(crate) struct Config {
     pub(crate) huge_pages: bool,
     /// Size of a small page, bytes.
     pub(crate) page: usize,
+    pub(crate) asymmetric: Asymmetric,
 }
 
 impl Config {
@@ -174,6 +176,12 @@ impl Config {
             None => local::PRIVATE_BYTES,
             Some(_) => 0,
         }
+    }
+
+    /// Whether a thread may keep a buffer of this capacity where no other thread reaches it.
+    pub(crate) fn keeps_privately(&self, capacity: usize) -> bool {
+        (self.min_buffer_size..=local::PRIVATE_BUFFER).contains(&capacity)
+            && self.private_bytes() > 0
     }
 }
 

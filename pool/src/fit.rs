@@ -14,56 +14,66 @@ pub(crate) struct Fit {
     pub(crate) len: usize,
     /// Capacity of the block that is mapped when nothing idle fits.
     pub(crate) fresh: usize,
-    /// Largest capacity that may be handed out.
-    limit: usize,
+    /// Whether a larger buffer than a fresh one will not do.
+    exact: bool,
 }
 
 impl Fit {
     /// The rule for `len` bytes in a pool whose pages and cap are given.
     ///
     /// A length beyond the address space saturates; no map of that size is ever granted.
+    #[inline]
     pub(crate) fn new(len: usize, page: usize, max_bytes: Option<usize>) -> Self {
-        let paged = round_up(len, page);
-        let fresh = if len >= COARSE_FROM {
-            // A coarse granule must not make a request fail that fits the cap in pages.
-            Some(round_up(len, HUGE_PAGE))
-                .filter(|&coarse| max_bytes.is_none_or(|max| coarse <= max))
-                .unwrap_or(paged)
+        debug_assert!(page.is_power_of_two());
+        let fresh = if len < COARSE_FROM {
+            // A mask is a division less on the fastest path.
+            (len + page - 1) & !(page - 1)
         } else {
-            paged
+            coarse(len, page, max_bytes)
         };
         Self {
             len,
             fresh,
-            limit: fresh.max(len.saturating_add(len / 8)),
+            exact: false,
         }
     }
 
     /// The same request, that no buffer serves which is larger than a fresh one.
     pub(crate) fn exact(self) -> Self {
         Self {
-            limit: self.fresh,
+            exact: true,
             ..self
+        }
+    }
+
+    /// Largest capacity that may be handed out.
+    fn limit(&self) -> usize {
+        if self.exact {
+            self.fresh
+        } else {
+            self.fresh.max(self.len.saturating_add(self.len / 8))
         }
     }
 
     /// Whether a buffer of `capacity` bytes may serve this request.
     pub(crate) fn accepts(&self, capacity: usize) -> bool {
-        self.len <= capacity && capacity <= self.limit
+        self.len <= capacity && capacity <= self.limit()
     }
 
     /// The capacities that may serve this request, smallest to largest.
     pub(crate) fn capacities(&self) -> std::ops::RangeInclusive<usize> {
-        self.len..=self.limit
+        self.len..=self.limit()
     }
 }
 
-/// Rounds up to a granule that is a power of two: a mask is a division less on the fastest path.
-fn round_up(len: usize, granule: usize) -> usize {
-    debug_assert!(granule.is_power_of_two());
-    match len.checked_add(granule - 1) {
-        Some(sum) => sum & !(granule - 1),
-        None => usize::MAX,
+/// Capacity of a large block: whole huge pages, unless that would make a request fail that fits the cap in small ones.
+fn coarse(len: usize, page: usize, max_bytes: Option<usize>) -> usize {
+    let rounded = |granule| len.checked_next_multiple_of(granule).unwrap_or(usize::MAX);
+    let coarse = rounded(HUGE_PAGE);
+    if max_bytes.is_none_or(|max| coarse <= max) {
+        coarse
+    } else {
+        rounded(page)
     }
 }
 

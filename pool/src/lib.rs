@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod asymmetric;
 mod block;
 mod buffer;
 mod builder;
@@ -10,6 +11,7 @@ mod fit;
 mod gate;
 mod local;
 mod pool;
+mod pool_id;
 mod shard;
 mod slots;
 mod stats;

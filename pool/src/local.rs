@@ -11,6 +11,7 @@
 
 use std::{
     cell::RefCell,
+    iter,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -25,7 +26,7 @@ use crate::{
 };
 
 /// Largest buffer, in bytes, that is kept on a private stack.
-const PRIVATE_BUFFER: usize = 4 << 20;
+pub(crate) const PRIVATE_BUFFER: usize = 4 << 20;
 /// Most bytes that a thread keeps on the private stack of one pool.
 pub(crate) const PRIVATE_BYTES: usize = 8 << 20;
 
@@ -35,7 +36,7 @@ pub(crate) const PRIVATE_BYTES: usize = 8 << 20;
 static RECALLS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    static CACHES: RefCell<Caches> = const { RefCell::new(Caches { recalls: 0, pools: Vec::new() }) };
+    static CACHES: RefCell<Caches> = const { RefCell::new(Caches::new()) };
 }
 
 /// Makes every thread look after its caches before its next operation.
@@ -45,7 +46,7 @@ pub(crate) fn recall() {
 
 /// Leases a buffer from this thread's cache.
 #[inline]
-pub(crate) fn take(store: &Arc<Store>, fit: &Fit) -> Option<Box<Block>> {
+pub(crate) fn take(store: &Store, fit: &Fit) -> Option<Box<Block>> {
     CACHES
         .try_with(|caches| caches.try_borrow_mut().ok()?.take(store, fit))
         .ok()
@@ -74,7 +75,7 @@ pub(crate) fn release_private(store: &Arc<Store>) -> usize {
     CACHES
         .try_with(|caches| {
             let mut caches = caches.try_borrow_mut().ok()?;
-            let cache = caches.find(store)?;
+            let cache = caches.of_pool(store.id())?;
             Some(cache.release_private())
         })
         .ok()
@@ -95,42 +96,70 @@ pub(crate) fn tidy() {
 struct Caches {
     /// [`RECALLS`] when the caches were last looked after.
     recalls: usize,
-    pools: Vec<Cache>,
+    /// The number of the pool that was used last. A cache keeps its pool, and so the number, alive.
+    recent_number: usize,
+    /// That pool's cache, apart from the others: where it lies follows from nothing that a lease has to read first, and so
+    /// neither does what the next lease finds in it.
+    recent: Option<Box<Cache>>,
+    /// The other pools' caches, by number.
+    others: Vec<Option<Box<Cache>>>,
 }
 
 impl Caches {
-    #[inline]
-    fn find(&mut self, store: &Arc<Store>) -> Option<&mut Cache> {
-        self.pools
-            .iter_mut()
-            .find(|cache| Arc::ptr_eq(&cache.store, store))
+    const fn new() -> Self {
+        Self {
+            recalls: 0,
+            recent_number: 0,
+            recent: None,
+            others: Vec::new(),
+        }
     }
 
     #[inline]
-    fn take(&mut self, store: &Arc<Store>, fit: &Fit) -> Option<Box<Block>> {
+    fn of_pool(&mut self, number: usize) -> Option<&mut Cache> {
+        if number != self.recent_number {
+            self.select(number);
+        }
+        self.recent.as_deref_mut()
+    }
+
+    /// Makes a pool the one that was used last, whether it has a cache or not.
+    #[inline(never)]
+    fn select(&mut self, number: usize) {
+        let most = number.max(self.recent_number);
+        if self.others.len() <= most {
+            self.others.resize_with(most + 1, || None);
+        }
+        self.others[self.recent_number] = self.recent.take();
+        self.recent = self.others[number].take();
+        self.recent_number = number;
+    }
+
+    #[inline]
+    fn take(&mut self, store: &Store, fit: &Fit) -> Option<Box<Block>> {
         self.heed_recalls();
-        self.find(store)?.take(fit)
+        self.of_pool(store.id())?.take(fit)
     }
 
     #[inline]
     fn put(&mut self, block: Box<Block>) -> Option<Box<Block>> {
         self.heed_recalls();
-        match self.find(block.store()) {
+        match self.of_pool(block.pool) {
             Some(cache) => cache.put(block),
             None => self.put_first(block),
         }
     }
 
-    /// Puts the first buffer of a pool.
+    /// Puts the first buffer of the pool that was just selected.
     #[cold]
     fn put_first(&mut self, block: Box<Block>) -> Option<Box<Block>> {
         let store = block.store();
         if !store.caches_in_threads(block.capacity()) {
             return Some(block);
         }
-        let mut cache = Cache::new(Arc::clone(store));
+        let mut cache = Box::new(Cache::new(Arc::clone(store)));
         let left = cache.put(block);
-        self.pools.push(cache);
+        self.recent = Some(cache);
         left
     }
 
@@ -144,10 +173,14 @@ impl Caches {
     #[cold]
     fn tidy(&mut self) {
         self.recalls = RECALLS.load(Ordering::Acquire);
-        self.pools.retain_mut(|cache| {
-            cache.heed_recall();
-            !cache.store.is_closed()
-        });
+        for place in iter::once(&mut self.recent).chain(&mut self.others) {
+            if let Some(cache) = place {
+                cache.heed_recall();
+                if cache.store.is_closed() {
+                    *place = None;
+                }
+            }
+        }
     }
 }
 
@@ -157,14 +190,13 @@ struct Cache {
     slots: Arc<Slots>,
     /// Capacity and buffer, the last returned on top.
     private: Vec<(usize, Box<Block>)>,
-    private_bytes: usize,
+    /// Most buffers on the stack: what the slots leave of the thread's number.
+    max_private: usize,
+    max_private_bytes: usize,
     /// Occupied slots; other threads may have emptied some.
     in_slots: usize,
-    /// The slot that was used last.
-    recent: usize,
-    /// Most buffers on the stack and in the slots together.
-    max_buffers: usize,
-    max_private_bytes: usize,
+    /// The place above the slot that was used last.
+    top: usize,
     /// Number of puts into the slots.
     generation: u64,
     /// The pool's recalls that were heeded.
@@ -179,11 +211,10 @@ impl Cache {
         Self {
             slots: store.add_thread(Slots::new(max_buffers)),
             private: Vec::with_capacity(max_buffers),
-            private_bytes: 0,
-            in_slots: 0,
-            recent: 0,
-            max_buffers,
+            max_private: max_buffers,
             max_private_bytes: store.config.private_bytes(),
+            in_slots: 0,
+            top: 0,
             generation: 0,
             recalls: store.recalls(),
             thread: thread_number(),
@@ -193,76 +224,98 @@ impl Cache {
 
     #[inline]
     fn take(&mut self, fit: &Fit) -> Option<Box<Block>> {
-        let block = match self.private.last() {
-            Some(&(capacity, _)) if capacity == fit.fresh => self.pop(self.private.len() - 1),
-            _ => self.search(fit),
-        }?;
+        let mut block = match self.private.pop_if(|(capacity, _)| *capacity == fit.fresh) {
+            Some((capacity, block)) => {
+                self.private_bytes_changed(|bytes| bytes - capacity);
+                block
+            }
+            None => self.search(*fit)?,
+        };
         self.slots.counters.hit(block.capacity());
+        block.recycle();
         Some(block)
     }
 
-    #[inline]
-    fn search(&mut self, fit: &Fit) -> Option<Box<Block>> {
-        let best = self
-            .private
-            .iter()
-            .enumerate()
-            .rev()
-            .filter(|(_, (capacity, _))| fit.accepts(*capacity))
-            .min_by_key(|(_, (capacity, _))| *capacity);
-        if let Some((index, _)) = best {
-            return self.pop(index);
+    #[inline(never)]
+    fn search(&mut self, fit: Fit) -> Option<Box<Block>> {
+        if fit.len <= PRIVATE_BUFFER
+            && let Some(index) = self.best_private(&fit)
+        {
+            return self.remove(index);
         }
-        let mut block = self.slots.take(fit, &mut self.recent)?;
-        self.in_slots = self.in_slots.saturating_sub(1);
-        block.lessee = self.thread;
+        // Whoever waits for room comes first; what is private, nobody waits for.
+        if self.store.is_wanted() {
+            return None;
+        }
+        let mut block = self.slots.take(&fit, &mut self.top)?;
+        self.set_in_slots(self.in_slots.saturating_sub(1));
+        block.home = self.store.home_of(block.capacity());
         Some(block)
+    }
+
+    /// Where the best fitting private buffer lies; of equals the last returned.
+    fn best_private(&self, fit: &Fit) -> Option<usize> {
+        let at = |index: usize| self.private[index].0;
+        let places = || (0..self.private.len()).rev();
+        places().find(|&index| at(index) == fit.fresh).or_else(|| {
+            places()
+                .filter(|&index| fit.accepts(at(index)))
+                .min_by_key(|&index| at(index))
+        })
     }
 
     #[inline]
     fn put(&mut self, block: Box<Block>) -> Option<Box<Block>> {
-        let capacity = block.capacity();
-        if capacity < self.store.config.min_buffer_size {
-            return Some(block);
-        }
-        if self.is_private(&block) && self.private.len() + self.in_slots < self.max_buffers {
-            self.push(capacity, block);
+        if self.private.len() < self.max_private && self.is_private(&block) {
+            self.push(block);
             return None;
         }
-        self.put_shared(capacity, block)
+        self.put_shared(block)
     }
 
     /// Puts a buffer where others reach it, or makes room by giving the longest unused one away.
-    fn put_shared(&mut self, capacity: usize, block: Box<Block>) -> Option<Box<Block>> {
-        if self.store.needs_attention() {
+    #[inline(never)]
+    fn put_shared(&mut self, block: Box<Block>) -> Option<Box<Block>> {
+        let capacity = block.capacity();
+        if capacity < self.store.config.min_buffer_size || self.store.needs_attention() {
             return Some(block);
         }
         let mut spilled = None;
-        if self.private.len() + self.in_slots >= self.max_buffers {
-            self.in_slots = self.slots.occupied();
+        if self.is_full() {
+            self.set_in_slots(self.slots.occupied());
         }
-        if self.private.len() + self.in_slots >= self.max_buffers {
+        if self.is_full() {
             spilled = self.make_room(capacity <= PRIVATE_BUFFER);
         }
         if self.is_private(&block) {
-            self.push(capacity, block);
+            self.push(block);
             return spilled;
         }
         self.generation += 1;
-        self.in_slots += 1;
-        let displaced = self.slots.put(block, self.generation, &mut self.recent);
-        self.store.heed_attention();
-        debug_assert!(displaced.is_none() || spilled.is_none());
-        displaced.or(spilled)
+        self.set_in_slots(self.in_slots + 1);
+        let left = self.slots.put(block, self.generation, &mut self.top);
+        self.store.heed_attention_after_store();
+        debug_assert!(left.is_none() || spilled.is_none());
+        left.or(spilled)
     }
 
     /// Takes out the buffer that was not used for longest, of the wanted kind if there is one.
     fn make_room(&mut self, prefer_private: bool) -> Option<Box<Block>> {
         if !self.private.is_empty() && (prefer_private || self.in_slots == 0) {
-            return self.pop(0);
+            return self.remove(0);
         }
-        self.in_slots = self.in_slots.saturating_sub(1);
+        self.set_in_slots(self.in_slots.saturating_sub(1));
         self.slots.take_oldest()
+    }
+
+    /// Whether there are as many buffers as the thread may keep.
+    fn is_full(&self) -> bool {
+        self.private.len() >= self.max_private
+    }
+
+    fn set_in_slots(&mut self, buffers: usize) {
+        self.in_slots = buffers;
+        self.max_private = self.store.config.tls_cache_size.saturating_sub(buffers);
     }
 
     /// Whether a buffer goes on the private stack: it is small, and this is the thread that will want it again.
@@ -270,33 +323,28 @@ impl Cache {
     /// What another thread leased stays where that thread reaches it.
     #[inline]
     fn is_private(&self, block: &Block) -> bool {
+        block.home == self.thread
+            && self.slots.counters.private_bytes() + block.capacity() <= self.max_private_bytes
+    }
+
+    #[inline]
+    fn push(&mut self, block: Box<Block>) {
         let capacity = block.capacity();
-        block.lessee == self.thread
-            && capacity <= PRIVATE_BUFFER
-            && self.private_bytes + capacity <= self.max_private_bytes
-    }
-
-    #[inline]
-    fn push(&mut self, capacity: usize, block: Box<Block>) {
         self.private.push((capacity, block));
-        self.set_private_bytes(self.private_bytes + capacity);
+        self.private_bytes_changed(|bytes| bytes + capacity);
     }
 
-    #[inline]
-    fn pop(&mut self, index: usize) -> Option<Box<Block>> {
-        let (capacity, block) = if index + 1 == self.private.len() {
-            self.private.pop()?
-        } else {
-            self.private.remove(index)
-        };
-        self.set_private_bytes(self.private_bytes - capacity);
+    /// Takes a buffer out of the private stack; what lies above moves down, so the order of return is kept.
+    fn remove(&mut self, index: usize) -> Option<Box<Block>> {
+        let (capacity, block) = self.private.remove(index);
+        self.private_bytes_changed(|bytes| bytes - capacity);
         Some(block)
     }
 
     #[inline]
-    fn set_private_bytes(&mut self, bytes: usize) {
-        self.private_bytes = bytes;
-        self.slots.counters.set_private_bytes(bytes);
+    fn private_bytes_changed(&self, change: impl FnOnce(usize) -> usize) {
+        let counters = &self.slots.counters;
+        counters.set_private_bytes(change(counters.private_bytes()));
     }
 
     fn heed_recall(&mut self) {
@@ -308,9 +356,9 @@ impl Cache {
     }
 
     fn release_private(&mut self) -> usize {
-        let released = self.private_bytes;
+        let released = self.slots.counters.private_bytes();
         self.private.clear();
-        self.set_private_bytes(0);
+        self.slots.counters.set_private_bytes(0);
         released
     }
 }

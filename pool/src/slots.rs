@@ -1,16 +1,21 @@
 //! One thread's places for idle buffers that other threads reach, too.
 //!
 //! Each place is a pointer that is exchanged atomically: whoever swaps a buffer out owns it. Only the owning thread puts
-//! buffers in. Next to the pointer stands a *tag*, which says what lies there without taking it. Tags are hints:
+//! buffers in. Next to the pointer stands a *tag*, which says what lies there without taking it:
 //!
 //! * The owner writes a tag after it has put a buffer in. Whoever empties the place sets the tag to zero, if it is
 //!   still the one that was read before the swap; a tag is used once, so a newer buffer's tag survives.
-//! * A tag may say 'occupied' of an empty place for a moment, but 'empty' of an occupied one only between the owner's
-//!   two steps. Whoever must not miss a buffer ([`Slots::drain`]) swaps without looking at tags: the swap is a
-//!   read-modify-write on the same word as the owner's, so either it finds the buffer, or the owner, who asks for
-//!   attention after its swap, sees everything that was written before this one.
+//! * So a tag may say 'occupied' of an empty place, until the owner looks, but 'empty' of an occupied one only between the
+//!   owner's two steps. What the owner finds tagged empty is empty, and a plain store puts a buffer in: no exchange.
+//! * Whoever must not miss a buffer ([`Slots::drain`]) swaps without looking at tags. A store that this does not see yet is noticed by
+//!   the owner, who asks for attention after it: an [`Asymmetric`](crate::asymmetric::Asymmetric) fence on both sides sees to that.
+//!
+//! The owner uses the places as a stack, so that it finds what it wants at the top without a search.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    mem::ManuallyDrop,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use crossbeam_utils::{CachePadded, atomic::AtomicCell};
 
@@ -36,7 +41,8 @@ pub(crate) struct Slots {
 #[derive(Default)]
 struct Slot {
     tag: AtomicU64,
-    block: AtomicCell<Option<Box<Block>>>,
+    /// Of a type without a destructor, for which a store need not look at what was there.
+    block: AtomicCell<ManuallyDrop<Option<Box<Block>>>>,
 }
 
 /// Written by the owning thread alone, so a relaxed load and store make an increment.
@@ -60,6 +66,7 @@ impl Counters {
         add(&self.reused_bytes, capacity as u64);
     }
 
+    /// For the owner.
     #[inline]
     pub(crate) fn set_private_bytes(&self, bytes: usize) {
         self.private_bytes.store(bytes as u64, Ordering::Relaxed);
@@ -73,15 +80,21 @@ impl Counters {
         self.reused_bytes.load(Ordering::Relaxed)
     }
 
+    #[inline]
     pub(crate) fn private_bytes(&self) -> usize {
         self.private_bytes.load(Ordering::Relaxed) as usize
     }
 }
 
 impl Slot {
+    #[inline]
+    fn swap_out(&self) -> Option<Box<Block>> {
+        ManuallyDrop::into_inner(self.block.swap(ManuallyDrop::default()))
+    }
+
     /// Empties the slot; clears `tag`, which was read from it before.
     fn take(&self, tag: u64) -> Option<Box<Block>> {
-        let block = self.block.swap(None);
+        let block = self.swap_out();
         if tag != EMPTY {
             // Lost if the owner has put another buffer in since: then its tag must stay.
             let _ = self
@@ -144,42 +157,80 @@ impl Slots {
 
     /// For the owner: puts a buffer into an empty slot; gives it back if there is none.
     ///
-    /// `generation` must be larger than in any put before. `recent` is where the owner put or took last.
+    /// `generation` must be larger than in any put before. `top` is the place above the one used last.
     #[inline]
     pub(crate) fn put(
         &self,
         block: Box<Block>,
         generation: u64,
-        recent: &mut usize,
+        top: &mut usize,
     ) -> Option<Box<Block>> {
-        let is_empty = |index: &usize| self.slot(*index).tag.load(Ordering::Relaxed) == EMPTY;
-        if !is_empty(recent) {
-            match (0..self.len).find(is_empty) {
-                Some(index) => *recent = index,
+        let is_empty = |index: usize| self.slot(index).tag.load(Ordering::Relaxed) == EMPTY;
+        let index = if *top < self.len && is_empty(*top) {
+            *top
+        } else {
+            match (0..self.len).find(|&index| is_empty(index)) {
+                Some(index) => index,
                 None => return Some(block),
             }
-        }
-        let slot = self.slot(*recent);
+        };
+        *top = index + 1;
+        let slot = self.slot(index);
         let tag = tag(generation, block.capacity());
-        let displaced = slot.block.swap(Some(block));
+        slot.block.store(ManuallyDrop::new(Some(block)));
         slot.tag.store(tag, Ordering::Release);
-        displaced
+        None
     }
 
     /// For the owner: takes the best fitting buffer.
     #[inline]
-    pub(crate) fn take(&self, fit: &Fit, recent: &mut usize) -> Option<Box<Block>> {
-        let capacity_at = |index: usize| capacity(self.slot(index).tag.load(Ordering::Relaxed));
-        if capacity_at(*recent) != fit.fresh {
-            *recent = (0..self.len)
-                .filter(|&index| fit.accepts(capacity_at(index)))
-                .min_by_key(|&index| capacity_at(index))?;
+    pub(crate) fn take(&self, fit: &Fit, top: &mut usize) -> Option<Box<Block>> {
+        let index = match top.checked_sub(1) {
+            Some(index) if self.capacity_at(index) == fit.fresh => index,
+            _ => self.best(fit)?,
+        };
+        self.take_at(index, top)
+            .or_else(|| self.take_another(fit, top))
+    }
+
+    /// For the owner, who lost a buffer to another thread just now: takes the next one that fits.
+    #[cold]
+    fn take_another(&self, fit: &Fit, top: &mut usize) -> Option<Box<Block>> {
+        // Every turn empties a place, and nobody else fills any.
+        loop {
+            let index = self.best(fit)?;
+            if let Some(block) = self.take_at(index, top) {
+                return Some(block);
+            }
         }
-        let slot = self.slot(*recent);
-        let block = slot.block.swap(None);
+    }
+
+    /// For the owner: empties a place.
+    #[inline]
+    fn take_at(&self, index: usize, top: &mut usize) -> Option<Box<Block>> {
+        let slot = self.slot(index);
+        let block = slot.swap_out();
         // Nobody else ever makes a tag non-zero.
         slot.tag.store(EMPTY, Ordering::Release);
+        *top = index;
         block
+    }
+
+    #[inline]
+    fn capacity_at(&self, index: usize) -> usize {
+        capacity(self.slot(index).tag.load(Ordering::Relaxed))
+    }
+
+    /// Where the best fitting buffer lies; of equals the highest.
+    fn best(&self, fit: &Fit) -> Option<usize> {
+        let places = || (0..self.len).rev();
+        places()
+            .find(|&index| self.capacity_at(index) == fit.fresh)
+            .or_else(|| {
+                places()
+                    .filter(|&index| fit.accepts(self.capacity_at(index)))
+                    .min_by_key(|&index| self.capacity_at(index))
+            })
     }
 
     /// For the owner: takes the buffer that has lain longest.
@@ -217,13 +268,19 @@ impl Slots {
     }
 }
 
+impl Drop for Slots {
+    fn drop(&mut self) {
+        self.drain().for_each(drop);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_slot_is_one_word_exchanged_without_a_lock() {
-        assert!(AtomicCell::<Option<Box<Block>>>::is_lock_free());
+        assert!(AtomicCell::<ManuallyDrop<Option<Box<Block>>>>::is_lock_free());
         assert_eq!(size_of::<Slot>(), 16);
     }
 

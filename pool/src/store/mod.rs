@@ -20,12 +20,13 @@ use self::account::{Tally, add, nanos};
 pub(crate) use self::idle::thread_number;
 use crate::{
     GetError, Origin, PooledBuffer, Turn,
-    block::{Block, Memory},
+    block::{Block, Memory, NOWHERE},
     builder::Config,
     evict::Heat,
     fit::Fit,
     gate::{Gate, Patience},
     local,
+    pool_id::PoolId,
     shard::Shard,
     slots::Slots,
 };
@@ -35,6 +36,7 @@ use crate::{
 /// Padding keeps what fast paths only read, the configuration and the gate's word, apart from what is written.
 pub(crate) struct Store {
     pub(crate) config: CachePadded<Config>,
+    id: PoolId,
     shards: Box<[CachePadded<Shard>]>,
     gate: Gate,
     /// How often threads were asked to give back what they hold privately.
@@ -68,10 +70,9 @@ enum Grant {
 /// Ends a lease of `len` bytes.
 #[inline]
 pub(crate) fn give_back(mut block: Box<Block>, len: usize) {
-    if block.store().config.zero_on_return {
+    if block.zero_on_return {
         block.bytes_mut()[..len].fill(0);
     }
-    block.retire_lease();
     if let Some(block) = local::put(block) {
         give_to_shards(block);
     }
@@ -87,6 +88,7 @@ fn give_to_shards(block: Box<Block>) {
 impl Store {
     pub(crate) fn new(config: Config) -> Self {
         Self {
+            id: PoolId::new(),
             shards: (0..config.num_shards)
                 .map(|_| Shard::new(config.eviction_policy, config.max_buffers_per_shard).into())
                 .collect(),
@@ -119,33 +121,34 @@ impl Store {
         if fit.len == 0 {
             return Ok(PooledBuffer::empty());
         }
-        // Whoever waits for room comes first, also before what this thread has cached.
-        let overtaking = self.config.max_bytes.is_some() && self.gate.needs_attention();
-        let cached = if overtaking {
-            None
-        } else {
-            local::take(self, &fit)
-        };
-        let block = match cached {
+        let block = match local::take(self, &fit) {
             Some(block) => block,
-            None => {
-                let mut block = self.lease_shared(&fit, patience)?;
-                block.lessee = thread_number();
-                block
-            }
+            None => self.lease_shared(&fit, patience)?,
         };
         Ok(PooledBuffer::new(block, fit.len))
     }
 
+    /// Leases what this thread has not cached.
     #[cold]
     fn lease_shared(
         self: &Arc<Self>,
         fit: &Fit,
         patience: Patience,
     ) -> Result<Box<Block>, GetError> {
+        let mut block = self.find_or_map(fit, patience)?;
+        block.home = self.home_of(block.capacity());
+        Ok(block)
+    }
+
+    fn find_or_map(
+        self: &Arc<Self>,
+        fit: &Fit,
+        patience: Patience,
+    ) -> Result<Box<Block>, GetError> {
         let room = match self.config.max_bytes {
             None => {
-                if let Some(block) = self.take_idle(fit, false) {
+                if let Some(mut block) = self.take_idle(fit, false) {
+                    block.recycle();
                     return Ok(block);
                 }
                 self.claim(fit.fresh).ok_or_else(|| GetError::Refused {
@@ -154,7 +157,10 @@ impl Store {
                 })?
             }
             Some(max_bytes) => match self.admit(fit, max_bytes, patience)? {
-                Grant::Idle(block) => return Ok(block),
+                Grant::Idle(mut block) => {
+                    block.recycle();
+                    return Ok(block);
+                }
                 Grant::Room(room) => room,
             },
         };
@@ -189,7 +195,11 @@ impl Store {
                 return Ok(Grant::Idle(block));
             }
         }
+        let mut announced = false;
         let (grant, waited) = self.gate.pass(patience, |in_line| {
+            if in_line && !std::mem::replace(&mut announced, true) {
+                self.await_stores();
+            }
             let idle = if in_line {
                 self.gather(fit).or_else(|| self.take_idle(fit, true))
             } else {
@@ -265,12 +275,38 @@ impl Store {
         )))
     }
 
+    /// After a change of the gate's word: whatever a thread put into a slot without noticing the change is visible afterwards.
+    fn await_stores(&self) {
+        if !self.threads.read().live.is_empty() {
+            self.config.asymmetric.heavy();
+        }
+    }
+
     /// The last handle is gone: frees what is idle, and everything that comes back from now on.
     pub(crate) fn close(&self) {
         self.gate.close();
+        self.await_stores();
         self.recall_private();
         self.drain();
         local::tidy();
+    }
+
+    pub(crate) fn id(&self) -> usize {
+        self.id.number()
+    }
+
+    /// The home of a buffer of this capacity that the calling thread leases.
+    pub(crate) fn home_of(&self, capacity: usize) -> usize {
+        if self.config.keeps_privately(capacity) {
+            thread_number()
+        } else {
+            NOWHERE
+        }
+    }
+
+    /// Whether requests wait for memory that lies idle.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.config.max_bytes.is_some() && self.gate.needs_attention()
     }
 
     /// Whether somebody waits, or the pool is closed.
@@ -284,6 +320,13 @@ impl Store {
         if self.gate.needs_attention() {
             self.attend();
         }
+    }
+
+    /// As [`heed_attention`](Self::heed_attention), where a buffer became idle by a plain store.
+    #[inline]
+    pub(crate) fn heed_attention_after_store(&self) {
+        self.config.asymmetric.light();
+        self.heed_attention();
     }
 
     #[cold]
