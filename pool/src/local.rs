@@ -11,7 +11,7 @@
 
 use std::{
     cell::RefCell,
-    iter,
+    iter, mem,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -188,8 +188,8 @@ impl Caches {
 struct Cache {
     store: Arc<Store>,
     slots: Arc<Slots>,
-    /// Capacity and buffer, the last returned on top.
-    private: Vec<(usize, Box<Block>)>,
+    /// The last returned on top.
+    private: Vec<Box<Block>>,
     /// Most buffers on the stack: what the slots leave of the thread's number.
     max_private: usize,
     max_private_bytes: usize,
@@ -224,12 +224,13 @@ impl Cache {
 
     #[inline]
     fn take(&mut self, fit: &Fit) -> Option<Box<Block>> {
-        let mut block = match self.private.pop_if(|(capacity, _)| *capacity == fit.fresh) {
-            Some((capacity, block)) => {
-                self.private_bytes_changed(|bytes| bytes - capacity);
+        let top = self.private.pop_if(|block| block.capacity() == fit.fresh);
+        let mut block = match top {
+            Some(block) => {
+                self.private_bytes_changed(|bytes| bytes - fit.fresh);
                 block
             }
-            None => self.search(*fit)?,
+            None => self.search(fit)?,
         };
         self.slots.counters.hit(block.capacity());
         block.recycle();
@@ -237,9 +238,9 @@ impl Cache {
     }
 
     #[inline(never)]
-    fn search(&mut self, fit: Fit) -> Option<Box<Block>> {
+    fn search(&mut self, fit: &Fit) -> Option<Box<Block>> {
         if fit.len <= PRIVATE_BUFFER
-            && let Some(index) = self.best_private(&fit)
+            && let Some(index) = self.best_private(fit)
         {
             return self.remove(index);
         }
@@ -247,7 +248,7 @@ impl Cache {
         if self.store.is_wanted() {
             return None;
         }
-        let mut block = self.slots.take(&fit, &mut self.top)?;
+        let mut block = self.slots.take(fit, &mut self.top)?;
         self.set_in_slots(self.in_slots.saturating_sub(1));
         block.home = self.store.home_of(block.capacity());
         Some(block)
@@ -255,13 +256,16 @@ impl Cache {
 
     /// Where the best fitting private buffer lies; of equals the last returned.
     fn best_private(&self, fit: &Fit) -> Option<usize> {
-        let at = |index: usize| self.private[index].0;
-        let places = || (0..self.private.len()).rev();
-        places().find(|&index| at(index) == fit.fresh).or_else(|| {
-            places()
-                .filter(|&index| fit.accepts(at(index)))
-                .min_by_key(|&index| at(index))
-        })
+        let private = &self.private;
+        private
+            .iter()
+            .rposition(|block| block.capacity() == fit.fresh)
+            .or_else(|| {
+                (0..private.len())
+                    .rev()
+                    .filter(|&index| fit.accepts(private[index].capacity()))
+                    .min_by_key(|&index| private[index].capacity())
+            })
     }
 
     #[inline]
@@ -330,13 +334,18 @@ impl Cache {
     #[inline]
     fn push(&mut self, block: Box<Block>) {
         let capacity = block.capacity();
-        self.private.push((capacity, block));
+        self.private.push(block);
         self.private_bytes_changed(|bytes| bytes + capacity);
     }
 
     /// Takes a buffer out of the private stack; what lies above moves down, so the order of return is kept.
     fn remove(&mut self, index: usize) -> Option<Box<Block>> {
-        let (capacity, block) = self.private.remove(index);
+        let mut block = self.private.pop()?;
+        // There are few, and a call that moves memory would read in one piece what was just written in several.
+        for above in self.private[index..].iter_mut().rev() {
+            mem::swap(&mut block, above);
+        }
+        let capacity = block.capacity();
         self.private_bytes_changed(|bytes| bytes - capacity);
         Some(block)
     }
@@ -367,7 +376,7 @@ impl Drop for Cache {
     /// The thread ends, or the pool is gone: what is left goes to the shards, which know what to do with it.
     fn drop(&mut self) {
         self.heed_recall();
-        for (_, block) in self.private.drain(..) {
+        for block in self.private.drain(..) {
             self.store.put_in_shards(block);
         }
         self.slots.counters.set_private_bytes(0);
