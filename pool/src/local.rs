@@ -189,6 +189,7 @@ struct Cache {
     store: Arc<Store>,
     slots: Arc<Slots>,
     /// The last returned on top.
+    #[expect(clippy::vec_box, reason = "a lease moves one word, not a block")]
     private: Vec<Box<Block>>,
     /// Most buffers on the stack: what the slots leave of the thread's number.
     max_private: usize,
