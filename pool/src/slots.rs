@@ -202,12 +202,17 @@ impl Slots {
         })
     }
 
-    /// For any thread: takes some buffer out, if a tag says that there is one.
-    pub(crate) fn steal_any(&self) -> Option<Box<Block>> {
-        self.slots().find_map(|slot| {
-            let tag = slot.tag.load(Ordering::Acquire);
-            (tag != EMPTY).then(|| slot.take(tag)).flatten()
-        })
+    /// For any thread: takes everything out, what lay longest first.
+    pub(crate) fn take_all(&self) -> impl Iterator<Item = Box<Block>> {
+        let mut taken: Vec<_> = self
+            .slots()
+            .filter_map(|slot| {
+                let tag = slot.tag.load(Ordering::Acquire);
+                Some((generation(tag), slot.take(tag)?))
+            })
+            .collect();
+        taken.sort_by_key(|&(generation, _)| generation);
+        taken.into_iter().map(|(_, block)| block)
     }
 
     /// For any thread: takes everything out, tagged or not.

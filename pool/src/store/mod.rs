@@ -1,6 +1,7 @@
 //! What all handles of a pool, all its buffers and all threads share: how a request is served, and who has to be told.
 
 mod account;
+mod evict;
 mod idle;
 
 use std::{
@@ -22,7 +23,7 @@ use crate::{
     GetError, Origin, PooledBuffer, Turn,
     block::{Block, Memory},
     builder::Config,
-    evict::Heat,
+    evict::{Balance, Heat},
     fit::Fit,
     gate::{Gate, Patience},
     local,
@@ -36,6 +37,7 @@ use crate::{
 pub(crate) struct Store {
     pub(crate) config: CachePadded<Config>,
     shards: Box<[CachePadded<Shard>]>,
+    balance: Arc<Balance>,
     gate: Gate,
     /// How often threads were asked to give back what they hold privately.
     recalls: CachePadded<AtomicUsize>,
@@ -86,10 +88,19 @@ fn give_to_shards(block: Box<Block>) {
 
 impl Store {
     pub(crate) fn new(config: Config) -> Self {
+        let balance = Arc::default();
+        let new_shard = |_| {
+            Shard::new(
+                config.eviction_policy,
+                config.max_buffers_per_shard,
+                &balance,
+            )
+        };
         Self {
             shards: (0..config.num_shards)
-                .map(|_| Shard::new(config.eviction_policy, config.max_buffers_per_shard).into())
+                .map(|number| new_shard(number).into())
                 .collect(),
+            balance,
             config: config.into(),
             gate: Gate::default(),
             recalls: CachePadded::default(),
