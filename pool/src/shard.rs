@@ -153,6 +153,23 @@ impl Shard {
         self.locked(|contents| contents.evictor.missed(fit))
     }
 
+    /// Takes out what came before the buffer stamped `stamp`; also returns the stamp that the next one gets.
+    pub(crate) fn take_older(&self, stamp: u64) -> (impl Iterator<Item = Box<Block>>, u64) {
+        self.locked(|contents| {
+            let old: Vec<_> = contents
+                .idle
+                .keys()
+                .filter(|key| key.stamp < stamp)
+                .copied()
+                .collect();
+            let taken: Vec<_> = old
+                .into_iter()
+                .filter_map(|key| contents.remove(key))
+                .collect();
+            (taken.into_iter(), contents.next_stamp)
+        })
+    }
+
     /// Frees everything.
     pub(crate) fn clear(&self) {
         let freed = self.locked(|contents| {

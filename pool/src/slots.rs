@@ -215,6 +215,22 @@ impl Slots {
         taken.into_iter().map(|(_, block)| block)
     }
 
+    /// The slots' tags, to be compared with later ones: a tag is used once.
+    pub(crate) fn tags(&self) -> Vec<u64> {
+        self.slots()
+            .map(|slot| slot.tag.load(Ordering::Acquire))
+            .collect()
+    }
+
+    /// For any thread: takes out what has lain there since [`tags`](Self::tags) were read.
+    pub(crate) fn take_unchanged(&self, tags: &[u64]) -> impl Iterator<Item = Box<Block>> {
+        self.slots().zip(tags).filter_map(|(slot, &tag)| {
+            (tag != EMPTY && slot.tag.load(Ordering::Acquire) == tag)
+                .then(|| slot.take(tag))
+                .flatten()
+        })
+    }
+
     /// For any thread: takes everything out, tagged or not.
     pub(crate) fn drain(&self) -> impl Iterator<Item = Box<Block>> {
         self.slots()

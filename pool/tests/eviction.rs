@@ -2,13 +2,20 @@
 //!
 //! `cargo test -p ckload-pool --test eviction -- --nocapture` prints the shares.
 
-use std::{collections::HashMap, sync::mpsc, thread};
+use std::{
+    collections::HashMap,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use ckload_pool::{BufferPool, EvictionPolicy, Origin, PooledBuffer};
 use fastrand::Rng;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
+/// Nothing here takes this long unless it hangs.
+const WATCHDOG: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -385,4 +392,25 @@ fn without_pressure_threads_keep_what_they_cache() {
         drop(pool.get(5 * MIB));
     }
     assert_eq!(pool.stats().thread_hits, 20);
+}
+
+#[test]
+fn what_a_sleeping_thread_keeps_too_long_goes_back_by_itself() {
+    let age = Duration::from_millis(20);
+    let builder = BufferPool::builder().max_idle_age(age).tls_cache_size(4);
+    // With a cap this thread uses its slots, without one its private stack.
+    for builder in [builder.clone().max_bytes(64 * MIB), builder] {
+        let pool = builder.build();
+        assert_eq!(pool.max_idle_age(), Some(age));
+        beside_a_sleeper(&pool, &[5 * MIB, 6 * MIB], || {
+            // This thread is served from its own cache all the time.
+            let start = Instant::now();
+            while pool.held_bytes() > 2 * MIB {
+                drop(pool.get(2 * MIB));
+                assert!(start.elapsed() < WATCHDOG, "never freed");
+            }
+        });
+        // Only this thread's first lease went past its cache.
+        assert_eq!(pool.stats().fresh, 3, "what is in use stays");
+    }
 }

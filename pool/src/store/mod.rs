@@ -1,6 +1,7 @@
 //! What all handles of a pool, all its buffers and all threads share: how a request is served, and who has to be told.
 
 mod account;
+mod age;
 mod evict;
 mod idle;
 
@@ -17,8 +18,11 @@ use crossbeam_utils::CachePadded;
 use parking_lot::{Mutex, RwLock};
 
 pub(crate) use self::account::Claim;
-use self::account::{Tally, add, nanos};
 pub(crate) use self::idle::thread_number;
+use self::{
+    account::{Tally, add, nanos},
+    age::Sweeper,
+};
 use crate::{
     GetError, Origin, PooledBuffer, Turn,
     block::{Block, Memory},
@@ -48,6 +52,7 @@ pub(crate) struct Store {
     pub(crate) tally: Tally,
     last_pin_error: Mutex<Option<String>>,
     threads: RwLock<Threads>,
+    sweeper: Sweeper,
     /// Held by whoever takes several buffers that are of no use one by one.
     turns: Mutex<()>,
 }
@@ -84,6 +89,7 @@ fn give_to_shards(block: Box<Block>) {
     let store = Arc::clone(block.store());
     store.put_in_shards(block);
     store.heed_attention();
+    store.tick();
 }
 
 impl Store {
@@ -110,6 +116,7 @@ impl Store {
             tally: Tally::default(),
             last_pin_error: Mutex::default(),
             threads: RwLock::default(),
+            sweeper: Sweeper::default(),
             turns: Mutex::default(),
         }
     }
@@ -142,6 +149,7 @@ impl Store {
             None => {
                 let mut block = self.lease_shared(&fit, patience)?;
                 block.lessee = thread_number();
+                self.tick();
                 block
             }
         };
