@@ -202,17 +202,14 @@ impl Slots {
         })
     }
 
-    /// For any thread: takes everything out, what lay longest first.
-    pub(crate) fn take_all(&self) -> impl Iterator<Item = Box<Block>> {
-        let mut taken: Vec<_> = self
+    /// For any thread: takes out one after the other, tagged or not, what lay longest first.
+    pub(crate) fn oldest_first(&self) -> impl Iterator<Item = Box<Block>> {
+        let mut tagged: Vec<_> = self
             .slots()
-            .filter_map(|slot| {
-                let tag = slot.tag.load(Ordering::Acquire);
-                Some((generation(tag), slot.take(tag)?))
-            })
+            .map(|slot| (slot.tag.load(Ordering::Acquire), slot))
             .collect();
-        taken.sort_by_key(|&(generation, _)| generation);
-        taken.into_iter().map(|(_, block)| block)
+        tagged.sort_by_key(|&(tag, _)| generation(tag));
+        tagged.into_iter().filter_map(|(tag, slot)| slot.take(tag))
     }
 
     /// The slots' tags, to be compared with later ones: a tag is used once.

@@ -414,3 +414,21 @@ fn what_a_sleeping_thread_keeps_too_long_goes_back_by_itself() {
         assert_eq!(pool.stats().fresh, 3, "what is in use stays");
     }
 }
+
+#[test]
+fn no_more_goes_than_has_to_where_shards_keep_little() {
+    for (max_buffers, left) in [(0, 3), (1, 7), (16, 7)] {
+        let pool = BufferPool::builder()
+            .max_bytes(64 * MIB)
+            .tls_cache_size(3)
+            .num_shards(4)
+            .max_buffers_per_shard(max_buffers)
+            .build();
+        drop([2; 7].map(|mib| pool.get(mib * MIB)));
+        assert_eq!(pool.held_bytes(), 2 * MIB * left);
+        for fewer in (0..left).rev() {
+            assert_eq!(pool.trim(2 * MIB * fewer), 2 * MIB);
+            assert_eq!(pool.held_bytes(), 2 * MIB * fewer);
+        }
+    }
+}

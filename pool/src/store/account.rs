@@ -52,7 +52,6 @@ impl Store {
 
     /// Claims `bytes`, freeing idle buffers if that is what it takes, and none if it would not help.
     pub(super) fn make_room(self: &Arc<Self>, bytes: usize, max_bytes: usize) -> Option<Claim> {
-        let mut gathered = false;
         loop {
             if let Some(claim) = self.claim(bytes) {
                 return Some(claim);
@@ -64,12 +63,7 @@ impl Store {
             if self.idle_bytes() < missing {
                 return None;
             }
-            if gathered {
-                drop(self.evict()?);
-            } else {
-                self.gather_all();
-                gathered = true;
-            }
+            drop(self.evict()?);
         }
     }
 }

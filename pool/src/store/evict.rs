@@ -9,16 +9,13 @@
 
 use std::sync::Arc;
 
-use super::{Store, account::add};
+use super::{Store, account::add, thread_number};
 use crate::{block::Block, local, shard::Shard};
 
 impl Store {
-    /// Frees idle memory until at most `target` bytes are idle; returns the bytes freed.
+    /// Frees idle memory until at most `target` bytes are idle, what this thread holds privately last; returns the bytes freed.
     pub(crate) fn trim(self: &Arc<Self>, target: usize) -> usize {
         let mut freed = 0;
-        if self.idle_bytes() > target {
-            freed += self.gather_all();
-        }
         while self.idle_bytes() > target
             && let Some(victim) = self.evict()
         {
@@ -34,22 +31,33 @@ impl Store {
         freed
     }
 
-    /// Moves what lies in threads' slots to the shards; returns the bytes of what was freed for lack of places.
-    pub(super) fn gather_all(&self) -> usize {
-        let threads = self.threads.read();
-        let blocks = threads.live.iter().flat_map(|slots| slots.take_all());
-        blocks.map(|block| self.put_in_shards(block)).sum()
-    }
-
     /// Takes out the idle buffer that the policy wants least.
     pub(super) fn evict(&self) -> Option<Box<Block>> {
-        let victim = self.choose().or_else(|| {
-            // Threads may have filled their slots again meanwhile.
-            self.gather_all();
-            self.choose()
-        })?;
+        let victim = self
+            .gather_slots()
+            .or_else(|| self.choose())
+            .or_else(|| self.take_from_slots())?;
         add(&self.tally.evictions, 1);
         Some(victim)
+    }
+
+    /// Moves what lies in threads' slots to the shards as long as these have room. So nothing is lost for lack of places:
+    /// only a buffer whose place another thread took in this moment is given back.
+    fn gather_slots(&self) -> Option<Box<Block>> {
+        let threads = self.threads.read();
+        let mut blocks = threads.live.iter().flat_map(|slots| slots.oldest_first());
+        let mut left = None;
+        while left.is_none() && self.any_has_room() {
+            left = self.put_where_room(thread_number(), blocks.next()?);
+        }
+        left
+    }
+
+    /// Takes a buffer out of some thread's slots; for shards that may keep none.
+    fn take_from_slots(&self) -> Option<Box<Block>> {
+        let threads = self.threads.read();
+        let mut blocks = threads.live.iter().flat_map(|slots| slots.oldest_first());
+        blocks.next()
     }
 
     /// Takes the least wanted buffer out of the shards.
@@ -79,7 +87,7 @@ impl Store {
     }
 
     /// Forgets evicted buffers until they are no more than memory could hold.
-    fn balance_ghosts(&self) {
+    pub(super) fn balance_ghosts(&self) {
         while self.shards().map(Shard::ghost_bytes).sum::<usize>() > self.balance.memory()
             && self
                 .shard_with_most(Shard::ghost_bytes)

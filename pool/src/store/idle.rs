@@ -50,8 +50,7 @@ impl Store {
         }
         for done in 0..count {
             // Room goes to those who wait for it.
-            if self.gate.needs_attention() || !self.shards.iter().any(|shard| self.has_room(shard))
-            {
+            if self.gate.needs_attention() || !self.any_has_room() {
                 return Ok(done);
             }
             let Some(room) = self.claim(fit.fresh) else {
@@ -78,31 +77,29 @@ impl Store {
             && !self.is_closed()
     }
 
-    /// Keeps a buffer where all threads find it, or frees it or a less wanted one; returns the bytes freed.
+    /// Keeps a buffer where all threads find it, or frees it or a less wanted one.
+    ///
+    /// When every shard is full, the policy chooses within the home shard alone: only there would be a place then.
     ///
     /// The caller has to [heed attention](Self::heed_attention) afterwards.
-    pub(crate) fn put_in_shards(&self, block: Box<Block>) -> usize {
-        self.keep(block).map_or(0, |freed| freed.capacity())
-    }
-
-    /// Keeps a buffer in the shards, and gives back what there is no place for: the buffer, or a less wanted one.
-    ///
-    /// When every shard is full, the policy chooses within the home shard alone: what is put there would have to stay there.
-    fn keep(&self, block: Box<Block>) -> Option<Box<Block>> {
+    pub(crate) fn put_in_shards(&self, block: Box<Block>) {
         let max_buffers = self.config.max_buffers_per_shard;
         if self.is_closed() || block.capacity() < self.config.min_buffer_size || max_buffers == 0 {
-            return Some(block);
+            return;
         }
         let home = thread_number();
-        let block = self.put_where_room(home, block)?;
-        self.balance_heat();
-        let victim = self.shard(home).put_evicting(block, max_buffers)?;
-        add(&self.tally.evictions, 1);
-        Some(victim)
+        if let Some(block) = self.put_where_room(home, block) {
+            self.balance_heat();
+            if let Some(victim) = self.shard(home).put_evicting(block, max_buffers) {
+                add(&self.tally.evictions, 1);
+                drop(victim);
+            }
+            self.balance_ghosts();
+        }
     }
 
     /// Puts a buffer into the first shard with room, from number `first` on.
-    fn put_where_room(&self, first: usize, mut block: Box<Block>) -> Option<Box<Block>> {
+    pub(super) fn put_where_room(&self, first: usize, mut block: Box<Block>) -> Option<Box<Block>> {
         for number in first..first + self.shards.len() {
             let shard = self.shard(number);
             if self.has_room(shard) {
@@ -110,6 +107,10 @@ impl Store {
             }
         }
         Some(block)
+    }
+
+    pub(super) fn any_has_room(&self) -> bool {
+        self.shards().any(|shard| self.has_room(shard))
     }
 
     fn has_room(&self, shard: &Shard) -> bool {
