@@ -1,5 +1,7 @@
 //! The pool's knobs and their defaults.
 
+use std::time::Duration;
+
 use crate::{BufferPool, EvictionPolicy, asymmetric::Asymmetric, local};
 
 const DEFAULT_MIN_BUFFER_SIZE: usize = 1 << 20;
@@ -27,6 +29,7 @@ pub struct Builder {
     pinned_memory: bool,
     eviction_policy: EvictionPolicy,
     max_bytes: Option<usize>,
+    max_idle_age: Option<Duration>,
     zero_on_return: bool,
     small_pages: bool,
 }
@@ -103,6 +106,22 @@ impl Builder {
         self
     }
 
+    /// How long memory may lie idle before it goes back to the operating system.
+    ///
+    /// The pool has no thread of its own: the next thread to use it after that time frees what is too old, wherever it
+    /// lies. Nobody looks at a clock while requests are served from a thread's own cache, but at every 1,024th of them,
+    /// so ages are coarse: a buffer goes between once and twice this time after its last use, if the pool is used by
+    /// then. A pool that nobody uses keeps what it has; [`trim`](BufferPool::trim) and [`clear`](BufferPool::clear) free it.
+    ///
+    /// What a thread holds privately (at most 8 MiB, see the [crate documentation](crate)) and has not used for that long
+    /// it frees when it next uses any pool, or ends; other threads are asked for theirs with it.
+    ///
+    /// Default: no limit.
+    pub fn max_idle_age(mut self, age: Duration) -> Self {
+        self.max_idle_age = Some(age);
+        self
+    }
+
     /// Whether a buffer is overwritten with zeros when it comes back, before anybody else can get it.
     ///
     /// Default: `false`.
@@ -142,6 +161,7 @@ impl Builder {
             max_bytes: self
                 .max_bytes
                 .map(|bytes| bytes.checked_next_multiple_of(page).unwrap_or(usize::MAX)),
+            max_idle_age: self.max_idle_age,
             zero_on_return: self.zero_on_return,
             huge_pages: !self.small_pages,
             page,
@@ -160,6 +180,7 @@ pub(crate) struct Config {
     pub(crate) pinned_memory: bool,
     pub(crate) eviction_policy: EvictionPolicy,
     pub(crate) max_bytes: Option<usize>,
+    pub(crate) max_idle_age: Option<Duration>,
     pub(crate) zero_on_return: bool,
     pub(crate) huge_pages: bool,
     /// Size of a small page, bytes.

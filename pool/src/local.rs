@@ -30,6 +30,9 @@ pub(crate) const PRIVATE_BUFFER: usize = 4 << 20;
 /// Most bytes that a thread keeps on the private stack of one pool.
 pub(crate) const PRIVATE_BYTES: usize = 8 << 20;
 
+/// So many hits of a thread's cache pass until somebody looks at the clock.
+const TICK_EVERY: u64 = 1024;
+
 /// Moves when some pool recalls private buffers or is dropped, so that threads look after their caches.
 ///
 /// Read on every operation and written almost never: its cache line stays shared.
@@ -234,6 +237,9 @@ impl Cache {
             None => self.search(fit)?,
         };
         self.slots.counters.hit(block.capacity());
+        if self.slots.counters.hits().is_multiple_of(TICK_EVERY) {
+            self.store.tick();
+        }
         block.recycle();
         Some(block)
     }

@@ -72,6 +72,11 @@ impl BufferPool {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Leases a buffer of exactly `len` bytes; waits in line while the cap is reached.
     ///
     /// What the bytes are is told at [`PooledBuffer`]. `get(0)` gives an empty buffer and takes no memory.
@@ -284,6 +289,12 @@ impl BufferPool {
     #[must_use]
     pub fn max_bytes(&self) -> Option<usize> {
         self.store.config.max_bytes
+    }
+
+    /// How long memory may lie idle before it goes back to the operating system.
+    #[must_use]
+    pub fn max_idle_age(&self) -> Option<Duration> {
+        self.store.config.max_idle_age
     }
 
     /// Whether the pool tries to lock its memory; [`PooledBuffer::is_pinned`] says whether that succeeded.

@@ -2,14 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
 
 use crate::{
     block::Block,
-    evict::{EvictionPolicy, Evictor, Key, Ticket},
+    evict::{Balance, EvictionPolicy, Evictor, Key, Ticket},
     fit::Fit,
 };
 
@@ -19,7 +22,8 @@ use crate::{
 pub(crate) struct Shard {
     len: AtomicUsize,
     bytes: AtomicUsize,
-    ghosts: AtomicUsize,
+    hot_bytes: AtomicUsize,
+    ghost_bytes: AtomicUsize,
     contents: Mutex<Contents>,
 }
 
@@ -44,14 +48,15 @@ pub(crate) struct Hits {
 }
 
 impl Shard {
-    pub(crate) fn new(policy: EvictionPolicy, max_buffers: usize) -> Self {
+    pub(crate) fn new(policy: EvictionPolicy, max_buffers: usize, balance: &Arc<Balance>) -> Self {
         Self {
             len: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
-            ghosts: AtomicUsize::new(0),
+            hot_bytes: AtomicUsize::new(0),
+            ghost_bytes: AtomicUsize::new(0),
             contents: Mutex::new(Contents {
                 idle: BTreeMap::new(),
-                evictor: Evictor::new(policy, max_buffers),
+                evictor: Evictor::new(policy, max_buffers, balance),
                 bytes: 0,
                 next_stamp: 0,
                 hits: Hits::default(),
@@ -69,9 +74,19 @@ impl Shard {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether evicted buffers are remembered; a hint.
-    pub(crate) fn has_ghosts(&self) -> bool {
-        self.ghosts.load(Ordering::Relaxed) > 0
+    /// Of the idle bytes, those in hot buffers; exact only while nobody changes them.
+    pub(crate) fn hot_bytes(&self) -> usize {
+        self.hot_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Idle bytes in buffers that are not hot; exact only while nobody changes them.
+    pub(crate) fn cold_bytes(&self) -> usize {
+        self.bytes().saturating_sub(self.hot_bytes())
+    }
+
+    /// Bytes that the remembered evicted buffers had; a hint.
+    pub(crate) fn ghost_bytes(&self) -> usize {
+        self.ghost_bytes.load(Ordering::Relaxed)
     }
 
     pub(crate) fn hits(&self) -> Hits {
@@ -115,14 +130,44 @@ impl Shard {
         })
     }
 
-    /// Takes out the buffer that the policy wants least.
-    pub(crate) fn evict(&self) -> Option<Box<Block>> {
-        self.locked(Contents::evict)
+    /// Takes out the buffer that the policy wants least, but no hot one.
+    pub(crate) fn evict_cold(&self) -> Option<Box<Block>> {
+        self.locked(|contents| {
+            let victim = contents.evictor.evict_cold()?;
+            contents.evicted(victim)
+        })
+    }
+
+    /// Makes a hot buffer cold; `false` if there is none.
+    pub(crate) fn cool(&self) -> bool {
+        self.locked(|contents| contents.evictor.cool())
+    }
+
+    /// Forgets an evicted buffer; `false` if none is remembered.
+    pub(crate) fn forget(&self) -> bool {
+        self.locked(|contents| contents.evictor.forget())
     }
 
     /// Whether a buffer that would have served `fit` was evicted a short while ago; asking forgets it.
     pub(crate) fn missed(&self, fit: &Fit) -> bool {
         self.locked(|contents| contents.evictor.missed(fit))
+    }
+
+    /// Takes out what came before the buffer stamped `stamp`; also returns the stamp that the next one gets.
+    pub(crate) fn take_older(&self, stamp: u64) -> (impl Iterator<Item = Box<Block>>, u64) {
+        self.locked(|contents| {
+            let old: Vec<_> = contents
+                .idle
+                .keys()
+                .filter(|key| key.stamp < stamp)
+                .copied()
+                .collect();
+            let taken: Vec<_> = old
+                .into_iter()
+                .filter_map(|key| contents.remove(key))
+                .collect();
+            (taken.into_iter(), contents.next_stamp)
+        })
     }
 
     /// Frees everything.
@@ -147,8 +192,10 @@ impl Shard {
     fn locked<T>(&self, change: impl FnOnce(&mut Contents) -> T) -> T {
         let mut contents = self.contents.lock();
         let result = change(&mut contents);
-        self.ghosts
-            .store(contents.evictor.ghosts(), Ordering::Relaxed);
+        self.hot_bytes
+            .store(contents.evictor.hot_bytes(), Ordering::Relaxed);
+        self.ghost_bytes
+            .store(contents.evictor.ghost_bytes(), Ordering::Relaxed);
         self.len.store(contents.idle.len(), Ordering::Relaxed);
         self.bytes.store(contents.bytes, Ordering::Relaxed);
         result
@@ -189,6 +236,11 @@ impl Contents {
 
     fn evict(&mut self) -> Option<Box<Block>> {
         let victim = self.evictor.evict()?;
+        self.evicted(victim)
+    }
+
+    /// Takes out what the policy has chosen and forgotten.
+    fn evicted(&mut self, victim: Key) -> Option<Box<Block>> {
         let (block, _) = self.idle.remove(&victim)?;
         self.bytes -= victim.capacity;
         Some(block)

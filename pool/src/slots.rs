@@ -253,11 +253,29 @@ impl Slots {
         })
     }
 
-    /// For any thread: takes some buffer out, if a tag says that there is one.
-    pub(crate) fn steal_any(&self) -> Option<Box<Block>> {
-        self.slots().find_map(|slot| {
-            let tag = slot.tag.load(Ordering::Acquire);
-            (tag != EMPTY).then(|| slot.take(tag)).flatten()
+    /// For any thread: takes out one after the other, tagged or not, what lay longest first.
+    pub(crate) fn oldest_first(&self) -> impl Iterator<Item = Box<Block>> {
+        let mut tagged: Vec<_> = self
+            .slots()
+            .map(|slot| (slot.tag.load(Ordering::Acquire), slot))
+            .collect();
+        tagged.sort_by_key(|&(tag, _)| generation(tag));
+        tagged.into_iter().filter_map(|(tag, slot)| slot.take(tag))
+    }
+
+    /// The slots' tags, to be compared with later ones: a tag is used once.
+    pub(crate) fn tags(&self) -> Vec<u64> {
+        self.slots()
+            .map(|slot| slot.tag.load(Ordering::Acquire))
+            .collect()
+    }
+
+    /// For any thread: takes out what has lain there since [`tags`](Self::tags) were read.
+    pub(crate) fn take_unchanged(&self, tags: &[u64]) -> impl Iterator<Item = Box<Block>> {
+        self.slots().zip(tags).filter_map(|(slot, &tag)| {
+            (tag != EMPTY && slot.tag.load(Ordering::Acquire) == tag)
+                .then(|| slot.take(tag))
+                .flatten()
         })
     }
 

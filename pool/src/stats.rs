@@ -32,7 +32,7 @@ pub struct Stats {
     pub fresh: u64,
     /// Buffers that [`preallocate`](crate::BufferPool::preallocate) mapped ahead.
     pub preallocated: u64,
-    /// Idle buffers that were freed to make room or by [`trim`](crate::BufferPool::trim).
+    /// Idle buffers that were freed to make room, by [`trim`](crate::BufferPool::trim), or for their age.
     pub evictions: u64,
     /// Bytes in use: capacity of all living buffers.
     pub leased_bytes: usize,

@@ -14,9 +14,13 @@
 //! * Pages have identities, but buffers of one size are interchangeable. A non-resident entry therefore stands for
 //!   a size: a request that finds nothing idle and would have accepted it is the access.
 //! * Pages have one size, but buffers have many: what the paper counts in pages is counted in bytes here.
-//! * Memory is not always full: its size is the most that was ever idle here at once.
+//! * Memory is not always full: its size is the most that was idle at once when something had to go.
+//! * Each shard has a clock, but memory is one: the size of memory and the cold share are common to all clocks
+//!   ([`Balance`]), and whoever evicts compares the shards and says which hand of which clock turns.
 
-use super::{Heat, Key, Ticket};
+use std::sync::Arc;
+
+use super::{Balance, Heat, Key, Ticket};
 use crate::fit::Fit;
 
 /// No node.
@@ -55,15 +59,12 @@ pub(crate) struct ClockPro {
     hot: usize,
     ghosts: usize,
     max_ghosts: usize,
-    /// Bytes that cold buffers should have; hot ones get the rest.
-    cold_target: usize,
-    /// The most bytes that were resident at once.
-    memory: usize,
+    balance: Arc<Balance>,
 }
 
 impl ClockPro {
     /// A clock that remembers at most as many evicted buffers as may be resident.
-    pub(crate) fn new(max_buffers: usize) -> Self {
+    pub(crate) fn new(max_buffers: usize, balance: Arc<Balance>) -> Self {
         Self {
             nodes: Vec::new(),
             vacant: Vec::new(),
@@ -77,21 +78,18 @@ impl ClockPro {
             hot: 0,
             ghosts: 0,
             max_ghosts: max_buffers,
-            cold_target: 0,
-            memory: 0,
+            balance,
         }
     }
 
     pub(crate) fn insert(&mut self, key: Key, heat: Heat, referenced: bool) -> Ticket {
-        let index = self.link(Node {
+        self.link(Node {
             state: State::Resident(heat),
             key,
             referenced,
             next: NONE,
             previous: NONE,
-        });
-        self.memory = self.memory.max(self.hot_bytes + self.cold_bytes);
-        index
+        })
     }
 
     pub(crate) fn remove(&mut self, ticket: Ticket) -> Heat {
@@ -102,14 +100,20 @@ impl ClockPro {
         heat
     }
 
-    /// The cold hand: looks for a cold buffer that was not reused.
+    /// Evicts a buffer, a hot one that has to be cooled for it if there is no other.
     pub(crate) fn evict(&mut self) -> Option<Key> {
-        // Each turn clears a reference bit or ends the loop.
-        while self.resident > 0 {
-            self.cool_surplus();
-            if self.resident == self.hot {
-                self.run_hot_hand();
+        loop {
+            let victim = self.evict_cold();
+            if victim.is_some() || !self.cool() {
+                return victim;
             }
+        }
+    }
+
+    /// The cold hand: looks for a cold buffer that was not reused. The reused ones that it meets turn hot, or are tested again.
+    pub(crate) fn evict_cold(&mut self) -> Option<Key> {
+        // Each turn clears a reference bit or ends the loop.
+        while self.resident > self.hot {
             let (index, in_test) = self.next_cold();
             let node = &mut self.nodes[index];
             let key = node.key;
@@ -123,7 +127,7 @@ impl ClockPro {
             }
             node.referenced = false;
             let heat = if in_test {
-                self.grow_cold_target(key.capacity);
+                self.balance.grow_cold_target(key.capacity);
                 Heat::Hot
             } else {
                 Heat::Cold { in_test: true }
@@ -134,20 +138,43 @@ impl ClockPro {
         None
     }
 
+    /// Turns the hot hand until one buffer is cold; `false` if there is no hot one.
+    pub(crate) fn cool(&mut self) -> bool {
+        let any = self.hot > 0;
+        if any {
+            self.run_hot_hand();
+        }
+        any
+    }
+
+    /// Turns the test hand until one evicted buffer is forgotten; `false` if none is remembered.
+    pub(crate) fn forget(&mut self) -> bool {
+        let any = self.ghosts > 0;
+        if any {
+            self.run_test_hand();
+        }
+        any
+    }
+
     pub(crate) fn missed(&mut self, fit: &Fit) -> bool {
         let found = (0..self.nodes.len()).find(|&index| {
             let node = &self.nodes[index];
             node.state == State::Ghost && fit.accepts(node.key.capacity)
         });
         if let Some(index) = found {
-            self.grow_cold_target(self.nodes[index].key.capacity);
+            self.balance
+                .grow_cold_target(self.nodes[index].key.capacity);
             self.unlink(index);
         }
         found.is_some()
     }
 
-    pub(crate) fn ghosts(&self) -> usize {
-        self.ghosts
+    pub(crate) fn hot_bytes(&self) -> usize {
+        self.hot_bytes
+    }
+
+    pub(crate) fn ghost_bytes(&self) -> usize {
+        self.ghost_bytes
     }
 
     pub(crate) fn shrink_to_fit(&mut self) {
@@ -156,8 +183,6 @@ impl ClockPro {
                 self.unlink(index);
             }
         }
-        self.memory = self.hot_bytes + self.cold_bytes;
-        self.cold_target = self.cold_target.min(self.memory);
         // Tickets are indices: only vacant nodes at the end can go.
         while self
             .nodes
@@ -169,21 +194,6 @@ impl ClockPro {
         self.vacant.retain(|&index| index < self.nodes.len());
         self.nodes.shrink_to_fit();
         self.vacant.shrink_to_fit();
-    }
-
-    fn grow_cold_target(&mut self, bytes: usize) {
-        self.cold_target = self.cold_target.saturating_add(bytes).min(self.memory);
-    }
-
-    fn shrink_cold_target(&mut self, bytes: usize) {
-        self.cold_target = self.cold_target.saturating_sub(bytes);
-    }
-
-    /// Cools hot buffers until they keep to their share.
-    fn cool_surplus(&mut self) {
-        while self.hot > 0 && self.hot_bytes > self.memory - self.cold_target {
-            self.run_hot_hand();
-        }
     }
 
     /// The hot hand: cools the next hot buffer that was not reused, and ends the tests that it passes.
@@ -224,12 +234,12 @@ impl ClockPro {
         let bytes = node.key.capacity;
         match node.state {
             State::Ghost => {
-                self.shrink_cold_target(bytes);
+                self.balance.shrink_cold_target(bytes);
                 self.unlink(index);
             }
             // A reused one has passed: the cold hand will find out.
             State::Resident(Heat::Cold { in_test: true }) if !node.referenced => {
-                self.shrink_cold_target(bytes);
+                self.balance.shrink_cold_target(bytes);
                 self.set_heat(index, Heat::Cold { in_test: false });
             }
             _ => {}
@@ -250,7 +260,7 @@ impl ClockPro {
     /// Turns a buffer evicted during its test into a non-resident entry, where it is.
     fn remember(&mut self, index: usize) {
         self.set_state(index, State::Ghost);
-        while self.ghost_bytes > self.memory || self.ghosts > self.max_ghosts {
+        while self.ghosts > self.max_ghosts {
             self.run_test_hand();
         }
     }
@@ -355,6 +365,23 @@ mod tests {
         Fit::new(len, SMALL_PAGE, None)
     }
 
+    fn clock(max_buffers: usize) -> ClockPro {
+        ClockPro::new(max_buffers, Arc::default())
+    }
+
+    /// Evicts as a store with one shard does.
+    fn evict(clock: &mut ClockPro) -> Option<Key> {
+        clock.balance.observe(clock.hot_bytes + clock.cold_bytes);
+        while clock.hot_bytes > clock.balance.hot_target() {
+            clock.cool();
+        }
+        let victim = clock.evict();
+        while clock.ghost_bytes > clock.balance.memory() {
+            clock.forget();
+        }
+        victim
+    }
+
     /// Inserts as a shard does a buffer that is new.
     fn fresh(clock: &mut ClockPro, capacity: usize, stamp: u64) -> Ticket {
         clock.insert(key(capacity, stamp), Heat::NEW, false)
@@ -366,19 +393,19 @@ mod tests {
 
     #[test]
     fn untouched_buffers_go_in_the_order_in_which_they_came() {
-        let mut clock = ClockPro::new(16);
+        let mut clock = clock(16);
         for stamp in 0..4 {
             fresh(&mut clock, MIB, stamp);
         }
         for stamp in 0..4 {
-            assert_eq!(clock.evict(), Some(key(MIB, stamp)));
+            assert_eq!(evict(&mut clock), Some(key(MIB, stamp)));
         }
-        assert_eq!(clock.evict(), None);
+        assert_eq!(evict(&mut clock), None);
     }
 
     #[test]
     fn a_buffer_reused_during_its_test_turns_hot_and_outlives_a_scan() {
-        let mut clock = ClockPro::new(64);
+        let mut clock = clock(64);
         let first = fresh(&mut clock, MIB, 0);
         let kept = clock.remove(first);
         let ticket = clock.insert(key(MIB, 1), kept, true);
@@ -386,7 +413,7 @@ mod tests {
         for stamp in 2..50 {
             fresh(&mut clock, 3 * MIB, stamp);
             if stamp > 4 {
-                victims.extend(clock.evict());
+                victims.extend(evict(&mut clock));
             }
         }
         assert!(
@@ -398,17 +425,17 @@ mod tests {
 
     #[test]
     fn a_miss_of_an_evicted_size_is_the_second_access() {
-        let mut clock = ClockPro::new(16);
+        let mut clock = clock(16);
         fresh(&mut clock, 8 * MIB, 0);
         fresh(&mut clock, MIB, 1);
-        assert_eq!(clock.evict(), Some(key(8 * MIB, 0)));
-        assert_eq!((clock.ghosts, clock.cold_target), (1, 0));
+        assert_eq!(evict(&mut clock), Some(key(8 * MIB, 0)));
+        assert_eq!((clock.ghosts, clock.balance.cold_target()), (1, 0));
         assert!(
             !clock.missed(&fit(4 * MIB)),
             "half the size is another buffer"
         );
         assert!(clock.missed(&fit(8 * MIB - 5)));
-        assert_eq!((clock.ghosts, clock.cold_target), (0, 8 * MIB));
+        assert_eq!((clock.ghosts, clock.balance.cold_target()), (0, 8 * MIB));
         assert!(
             !clock.missed(&fit(8 * MIB)),
             "one eviction answers for one miss"
@@ -417,47 +444,48 @@ mod tests {
 
     #[test]
     fn hot_buffers_that_nobody_uses_any_more_give_way() {
-        let mut clock = ClockPro::new(16);
+        let mut clock = clock(16);
         for stamp in 0..4 {
             clock.insert(key(MIB, stamp), Heat::Hot, false);
         }
         // The new phase's size misses, was evicted a moment ago, and so comes in hot.
         fresh(&mut clock, 4 * MIB, 4);
-        assert_eq!(clock.evict(), Some(key(4 * MIB, 4)));
+        assert_eq!(evict(&mut clock), Some(key(4 * MIB, 4)));
         assert!(clock.missed(&fit(4 * MIB)));
         clock.insert(key(4 * MIB, 5), Heat::Hot, true);
         for stamp in 0..4 {
-            assert_eq!(clock.evict(), Some(key(MIB, stamp)));
+            assert_eq!(evict(&mut clock), Some(key(MIB, stamp)));
         }
-        assert_eq!(clock.evict(), Some(key(4 * MIB, 5)));
+        assert_eq!(evict(&mut clock), Some(key(4 * MIB, 5)));
     }
 
     #[test]
     fn tests_that_run_out_lower_the_cold_target() {
-        let mut clock = ClockPro::new(2);
+        let mut clock = clock(2);
         for stamp in 0..3 {
             fresh(&mut clock, MIB, stamp);
         }
-        clock.cold_target = 2 * MIB;
+        clock.balance.observe(3 * MIB);
+        clock.balance.grow_cold_target(2 * MIB);
         for _ in 0..3 {
-            clock.evict();
+            evict(&mut clock);
         }
         assert_eq!(clock.ghosts, 2, "no more than may be resident");
-        assert!(clock.cold_target < 2 * MIB);
+        assert!(clock.balance.cold_target() < 2 * MIB);
     }
 
     #[test]
     fn shrinking_forgets_ghosts_and_keeps_tickets() {
-        let mut clock = ClockPro::new(16);
+        let mut clock = clock(16);
         for stamp in 0..8 {
             fresh(&mut clock, MIB, stamp);
         }
         let ticket = fresh(&mut clock, 2 * MIB, 8);
         for _ in 0..8 {
-            clock.evict();
+            evict(&mut clock);
         }
         clock.shrink_to_fit();
-        assert_eq!(clock.ghosts(), 0);
+        assert_eq!(clock.ghosts, 0);
         assert_eq!(clock.remove(ticket), Heat::NEW);
         clock.shrink_to_fit();
         assert!(clock.nodes.is_empty() && clock.vacant.is_empty());
@@ -468,7 +496,7 @@ mod tests {
         let seed = fastrand::u64(..);
         println!("seed {seed}");
         let mut random = fastrand::Rng::with_seed(seed);
-        let mut clock = ClockPro::new(20);
+        let mut clock = clock(20);
         let mut resident: HashMap<Key, Ticket> = HashMap::new();
         let mut away: Vec<(usize, Heat)> = Vec::new();
         for stamp in 0..20_000 {
@@ -495,7 +523,7 @@ mod tests {
                     }
                 }
                 _ => {
-                    let victim = clock.evict();
+                    let victim = evict(&mut clock);
                     assert_eq!(victim.is_none(), resident.is_empty());
                     if let Some(victim) = victim {
                         assert!(
@@ -508,7 +536,10 @@ mod tests {
             assert_eq!(clock.resident, resident.len());
             let bytes: usize = resident.keys().map(|key| key.capacity).sum();
             assert_eq!(clock.hot_bytes + clock.cold_bytes, bytes);
-            assert!(clock.cold_target <= clock.memory && clock.ghost_bytes <= clock.memory);
+            assert!(
+                clock.balance.cold_target() <= clock.balance.memory()
+                    && clock.ghost_bytes <= clock.balance.memory()
+            );
             assert!(clock.ghosts <= 20 && clock.hot <= clock.resident);
             for (key, &ticket) in &resident {
                 assert_eq!(clock.nodes[ticket].key, *key);

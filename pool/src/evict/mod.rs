@@ -3,6 +3,11 @@
 mod clock_pro;
 mod lifo;
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use clock_pro::ClockPro;
 use lifo::Lifo;
 
@@ -43,6 +48,58 @@ impl Heat {
     pub(crate) const NEW: Self = Self::Cold { in_test: true };
 }
 
+/// What the shards' clocks have in common. Changes only while something is evicted, or was missed that had been.
+#[derive(Default)]
+pub(crate) struct Balance {
+    /// The most bytes that were idle at once when something had to go.
+    memory: AtomicUsize,
+    /// Bytes that cold buffers should have; hot ones get the rest.
+    cold_target: AtomicUsize,
+}
+
+impl Balance {
+    /// Something has to go while `idle` bytes are idle.
+    pub(crate) fn observe(&self, idle: usize) {
+        self.memory.fetch_max(idle, Ordering::Relaxed);
+    }
+
+    /// Starts over with `idle` bytes.
+    pub(crate) fn reset(&self, idle: usize) {
+        self.memory.store(idle, Ordering::Relaxed);
+        self.cold_target.fetch_min(idle, Ordering::Relaxed);
+    }
+
+    pub(crate) fn memory(&self) -> usize {
+        self.memory.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn cold_target(&self) -> usize {
+        self.cold_target.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that hot buffers may have.
+    pub(crate) fn hot_target(&self) -> usize {
+        self.memory().saturating_sub(self.cold_target())
+    }
+
+    fn grow_cold_target(&self, bytes: usize) {
+        self.adapt(|target| target.saturating_add(bytes).min(self.memory()));
+    }
+
+    fn shrink_cold_target(&self, bytes: usize) {
+        self.adapt(|target| target.saturating_sub(bytes));
+    }
+
+    fn adapt(&self, change: impl Fn(usize) -> usize) {
+        // A shard's lock is held, not all of them: another shard may adapt at the same time.
+        let _ = self
+            .cold_target
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |target| {
+                Some(change(target))
+            });
+    }
+}
+
 /// A policy's bookkeeping for one shard.
 pub(crate) enum Evictor {
     ClockPro(ClockPro),
@@ -54,9 +111,11 @@ pub(crate) type Ticket = usize;
 
 impl Evictor {
     /// Bookkeeping for a shard of at most `max_buffers`.
-    pub(crate) fn new(policy: EvictionPolicy, max_buffers: usize) -> Self {
+    pub(crate) fn new(policy: EvictionPolicy, max_buffers: usize, balance: &Arc<Balance>) -> Self {
         match policy {
-            EvictionPolicy::ClockPro => Self::ClockPro(ClockPro::new(max_buffers)),
+            EvictionPolicy::ClockPro => {
+                Self::ClockPro(ClockPro::new(max_buffers, Arc::clone(balance)))
+            }
             EvictionPolicy::Lifo => Self::Lifo(Lifo::default()),
         }
     }
@@ -88,6 +147,30 @@ impl Evictor {
         }
     }
 
+    /// Chooses and forgets a buffer that is not hot, if there is one.
+    pub(crate) fn evict_cold(&mut self) -> Option<Key> {
+        match self {
+            Self::ClockPro(clock) => clock.evict_cold(),
+            Self::Lifo(lifo) => lifo.evict(),
+        }
+    }
+
+    /// Makes a hot buffer cold; `false` if there is none.
+    pub(crate) fn cool(&mut self) -> bool {
+        match self {
+            Self::ClockPro(clock) => clock.cool(),
+            Self::Lifo(_) => false,
+        }
+    }
+
+    /// Forgets an evicted buffer; `false` if none is remembered.
+    pub(crate) fn forget(&mut self) -> bool {
+        match self {
+            Self::ClockPro(clock) => clock.forget(),
+            Self::Lifo(_) => false,
+        }
+    }
+
     /// A request found nothing idle: was what it needed evicted a short while ago? Then the new buffer starts hot.
     pub(crate) fn missed(&mut self, fit: &Fit) -> bool {
         match self {
@@ -96,10 +179,18 @@ impl Evictor {
         }
     }
 
-    /// How many evicted buffers are remembered.
-    pub(crate) fn ghosts(&self) -> usize {
+    /// Bytes of hot buffers.
+    pub(crate) fn hot_bytes(&self) -> usize {
         match self {
-            Self::ClockPro(clock) => clock.ghosts(),
+            Self::ClockPro(clock) => clock.hot_bytes(),
+            Self::Lifo(_) => 0,
+        }
+    }
+
+    /// Bytes that the remembered evicted buffers had.
+    pub(crate) fn ghost_bytes(&self) -> usize {
+        match self {
+            Self::ClockPro(clock) => clock.ghost_bytes(),
             Self::Lifo(_) => 0,
         }
     }

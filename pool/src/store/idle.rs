@@ -50,8 +50,7 @@ impl Store {
         }
         for done in 0..count {
             // Room goes to those who wait for it.
-            if self.gate.needs_attention() || !self.shards.iter().any(|shard| self.has_room(shard))
-            {
+            if self.gate.needs_attention() || !self.any_has_room() {
                 return Ok(done);
             }
             let Some(room) = self.claim(fit.fresh) else {
@@ -80,6 +79,8 @@ impl Store {
 
     /// Keeps a buffer where all threads find it, or frees it or a less wanted one.
     ///
+    /// When every shard is full, the policy chooses within the home shard alone: only there would be a place then.
+    ///
     /// The caller has to [heed attention](Self::heed_attention) afterwards.
     pub(crate) fn put_in_shards(&self, block: Box<Block>) {
         let max_buffers = self.config.max_buffers_per_shard;
@@ -87,16 +88,18 @@ impl Store {
             return;
         }
         let home = thread_number();
-        if let Some(block) = self.put_where_room(home, block)
-            && let Some(victim) = self.shard(home).put_evicting(block, max_buffers)
-        {
-            add(&self.tally.evictions, 1);
-            drop(victim);
+        if let Some(block) = self.put_where_room(home, block) {
+            self.balance_heat();
+            if let Some(victim) = self.shard(home).put_evicting(block, max_buffers) {
+                add(&self.tally.evictions, 1);
+                drop(victim);
+            }
+            self.balance_ghosts();
         }
     }
 
     /// Puts a buffer into the first shard with room, from number `first` on.
-    fn put_where_room(&self, first: usize, mut block: Box<Block>) -> Option<Box<Block>> {
+    pub(super) fn put_where_room(&self, first: usize, mut block: Box<Block>) -> Option<Box<Block>> {
         for number in first..first + self.shards.len() {
             let shard = self.shard(number);
             if self.has_room(shard) {
@@ -104,6 +107,10 @@ impl Store {
             }
         }
         Some(block)
+    }
+
+    pub(super) fn any_has_room(&self) -> bool {
+        self.shards().any(|shard| self.has_room(shard))
     }
 
     fn has_room(&self, shard: &Shard) -> bool {
@@ -167,29 +174,11 @@ impl Store {
         block
     }
 
-    /// Takes out the idle buffer that is wanted least: by the policy from the fullest shard, else from a thread's slots.
-    pub(super) fn evict(&self) -> Option<Box<Block>> {
-        let victim = self
-            .shards
-            .iter()
-            .max_by_key(|shard| shard.bytes())
-            .and_then(|shard| shard.evict())
-            .or_else(|| {
-                self.threads
-                    .read()
-                    .live
-                    .iter()
-                    .find_map(|slots| slots.steal_any())
-            })?;
-        add(&self.tally.evictions, 1);
-        Some(victim)
-    }
-
     /// Whether a buffer of this size was evicted a short while ago.
     pub(super) fn was_evicted_early(&self, fit: &Fit) -> bool {
         self.shards
             .iter()
-            .any(|shard| shard.has_ghosts() && shard.missed(fit))
+            .any(|shard| shard.ghost_bytes() > 0 && shard.missed(fit))
     }
 
     /// Frees all idle memory within reach, and asks the other threads for what they hold privately.
@@ -200,28 +189,11 @@ impl Store {
         self.heed_attention();
     }
 
-    /// Frees idle memory until at most `target` bytes are idle; returns the bytes freed.
-    pub(crate) fn trim(self: &Arc<Self>, target: usize) -> usize {
-        let mut freed = 0;
-        while self.idle_bytes() > target
-            && let Some(victim) = self.evict()
-        {
-            freed += victim.capacity();
-        }
-        if self.idle_bytes() > target {
-            freed += local::release_private(self);
-        }
-        if self.idle_bytes() > target {
-            self.recall_private();
-        }
-        self.heed_attention();
-        freed
-    }
-
     pub(crate) fn shrink_to_fit(&self) {
         for shard in &self.shards {
             shard.shrink_to_fit();
         }
+        self.balance.reset(self.shards().map(Shard::bytes).sum());
         self.threads.write().live.shrink_to_fit();
         self.gate.shrink_to_fit();
     }

@@ -1,6 +1,8 @@
 //! What all handles of a pool, all its buffers and all threads share: how a request is served, and who has to be told.
 
 mod account;
+mod age;
+mod evict;
 mod idle;
 
 use std::{
@@ -16,13 +18,16 @@ use crossbeam_utils::CachePadded;
 use parking_lot::{Mutex, RwLock};
 
 pub(crate) use self::account::Claim;
-use self::account::{Tally, add, nanos};
 pub(crate) use self::idle::thread_number;
+use self::{
+    account::{Tally, add, nanos},
+    age::Sweeper,
+};
 use crate::{
     GetError, Origin, PooledBuffer, Turn,
     block::{Block, Memory, NOWHERE},
     builder::Config,
-    evict::Heat,
+    evict::{Balance, Heat},
     fit::Fit,
     gate::{Gate, Patience},
     local,
@@ -38,6 +43,7 @@ pub(crate) struct Store {
     pub(crate) config: CachePadded<Config>,
     id: PoolId,
     shards: Box<[CachePadded<Shard>]>,
+    balance: Arc<Balance>,
     gate: Gate,
     /// How often threads were asked to give back what they hold privately.
     recalls: CachePadded<AtomicUsize>,
@@ -48,6 +54,7 @@ pub(crate) struct Store {
     pub(crate) tally: Tally,
     last_pin_error: Mutex<Option<String>>,
     threads: RwLock<Threads>,
+    sweeper: Sweeper,
     /// Held by whoever takes several buffers that are of no use one by one.
     turns: Mutex<()>,
 }
@@ -83,15 +90,25 @@ fn give_to_shards(block: Box<Block>) {
     let store = Arc::clone(block.store());
     store.put_in_shards(block);
     store.heed_attention();
+    store.tick();
 }
 
 impl Store {
     pub(crate) fn new(config: Config) -> Self {
+        let balance = Arc::default();
+        let new_shard = |_| {
+            Shard::new(
+                config.eviction_policy,
+                config.max_buffers_per_shard,
+                &balance,
+            )
+        };
         Self {
             id: PoolId::new(),
             shards: (0..config.num_shards)
-                .map(|_| Shard::new(config.eviction_policy, config.max_buffers_per_shard).into())
+                .map(|number| new_shard(number).into())
                 .collect(),
+            balance,
             config: config.into(),
             gate: Gate::default(),
             recalls: CachePadded::default(),
@@ -101,6 +118,7 @@ impl Store {
             tally: Tally::default(),
             last_pin_error: Mutex::default(),
             threads: RwLock::default(),
+            sweeper: Sweeper::default(),
             turns: Mutex::default(),
         }
     }
@@ -137,6 +155,7 @@ impl Store {
     ) -> Result<Box<Block>, GetError> {
         let mut block = self.find_or_map(fit, patience)?;
         block.home = self.home_of(block.capacity());
+        self.tick();
         Ok(block)
     }
 
