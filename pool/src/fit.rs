@@ -46,6 +46,15 @@ impl Fit {
         }
     }
 
+    /// A request that only a buffer of this capacity serves.
+    pub(crate) fn of_capacity(capacity: usize) -> Self {
+        Self {
+            len: capacity,
+            fresh: capacity,
+            exact: true,
+        }
+    }
+
     /// Largest capacity that may be handed out.
     fn limit(&self) -> usize {
         if self.exact {

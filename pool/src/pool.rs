@@ -167,6 +167,35 @@ impl BufferPool {
         self.store.lease(fit, Patience::for_at_most(timeout))
     }
 
+    /// The capacities of the buffers that lie idle now, in bytes, largest first; not of those that threads hold privately.
+    ///
+    /// A caller who can divide a large buffer among several uses may plan with these, and take what suits with
+    /// [`get_idle`](Self::get_idle): so memory of other sizes is used again, which [`get`](Self::get) would pass over and, at the cap, free.
+    /// The list is a hint, since others use the pool meanwhile.
+    ///
+    /// ```
+    /// let pool = ckload_pool::BufferPool::new();
+    /// drop((pool.get(32 << 20), pool.get(64 << 20)));
+    /// assert_eq!(pool.idle_capacities(), [64 << 20, 32 << 20]);
+    ///
+    /// let mut large = pool.get_idle(64 << 20).expect("nobody else uses this pool");
+    /// let (weights, biases) = large.split_at_mut(40 << 20);
+    /// # weights[0] = biases[0];
+    /// assert!(pool.get_idle(64 << 20).is_none(), "there was one");
+    /// ```
+    #[must_use]
+    pub fn idle_capacities(&self) -> Vec<usize> {
+        self.store.idle_capacities()
+    }
+
+    /// Leases an idle buffer of exactly this `capacity`, whole; `None` if there is none, or if requests wait for idle memory.
+    ///
+    /// It never waits, and takes nothing from the operating system.
+    #[must_use]
+    pub fn get_idle(&self, capacity: usize) -> Option<PooledBuffer> {
+        self.store.lease_idle(capacity)
+    }
+
     /// Waits at most `timeout` for a turn at taking several buffers, of `bytes` together, which are of no use one by one.
     ///
     /// Two that gather buffers from a pool with a cap could each hold a part and wait for the rest for ever. Who gathers only in

@@ -89,6 +89,12 @@ impl Shard {
         self.ghost_bytes.load(Ordering::Relaxed)
     }
 
+    /// The idle buffers' capacities.
+    pub(crate) fn capacities(&self) -> Vec<usize> {
+        let contents = self.contents.lock();
+        contents.idle.keys().map(|key| key.capacity).collect()
+    }
+
     pub(crate) fn hits(&self) -> Hits {
         self.contents.lock().hits
     }

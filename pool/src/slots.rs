@@ -150,9 +150,14 @@ impl Slots {
 
     /// Bytes that lie in the slots; a hint.
     pub(crate) fn bytes(&self) -> usize {
+        self.capacities().sum()
+    }
+
+    /// The capacities of what lies in the slots; a hint.
+    pub(crate) fn capacities(&self) -> impl Iterator<Item = usize> {
         self.slots()
             .map(|slot| capacity(slot.tag.load(Ordering::Acquire)))
-            .sum()
+            .filter(|&capacity| capacity > 0)
     }
 
     /// For the owner: puts a buffer into an empty slot; gives it back if there is none.

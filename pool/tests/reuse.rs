@@ -227,3 +227,54 @@ fn a_full_lifo_pool_keeps_what_it_has() {
     assert_eq!(addresses(&again), first);
     assert_eq!(pool.stats().evictions, 8);
 }
+
+#[test]
+fn idle_buffers_of_any_size_can_be_asked_for_and_taken_whole() {
+    let sizes = [9 * MIB, 48 * MIB, 20 * MIB, 6 * MIB];
+    for pool in [
+        BufferPool::builder().max_bytes(128 * MIB).build(),
+        BufferPool::builder().tls_cache_size(0).build(),
+        BufferPool::new(),
+    ] {
+        assert!(pool.idle_capacities().is_empty());
+        // What a thread that sleeps caches is listed, too.
+        in_thread_that_sleeps(&pool, &sizes[..2], || {
+            let held: Vec<_> = sizes[2..].iter().map(|&len| pool.get(len)).collect();
+            drop(held);
+            assert_eq!(
+                pool.idle_capacities(),
+                [48 * MIB, 20 * MIB, 9 * MIB, 6 * MIB]
+            );
+            let fresh = pool.stats().fresh;
+            let mut taken = pool.get_idle(48 * MIB).expect("it was listed");
+            assert_eq!((taken.len(), taken.capacity()), (48 * MIB, 48 * MIB));
+            assert_eq!(taken.origin(), Origin::Recycled);
+            taken[48 * MIB - 1] = 1;
+            assert!(pool.get_idle(48 * MIB).is_none(), "it is out");
+            assert!(pool.get_idle(19 * MIB).is_none(), "no such capacity");
+            assert!(pool.get_idle(0).is_none());
+            assert_eq!(pool.idle_capacities(), [20 * MIB, 9 * MIB, 6 * MIB]);
+            assert_eq!(pool.stats().fresh, fresh, "nothing was mapped");
+            drop(taken);
+            assert_eq!(pool.idle_capacities().len(), 4);
+        });
+    }
+}
+
+/// Returns buffers of these lengths on a thread that then sleeps while `run` runs.
+fn in_thread_that_sleeps(pool: &BufferPool, lengths: &[usize], run: impl FnOnce()) {
+    let (returned, wait) = mpsc::channel();
+    let (done, sleep) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let held: Vec<_> = lengths.iter().map(|&len| pool.get(len)).collect();
+            drop(held);
+            returned.send(()).expect("the test waits");
+            // Ends when the test is through, or has failed.
+            let _ = sleep.recv();
+        });
+        wait.recv().expect("the thread returns what it took");
+        run();
+        drop(done);
+    });
+}

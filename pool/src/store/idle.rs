@@ -239,6 +239,16 @@ impl Store {
         self.heed_attention();
     }
 
+    /// The capacities of what lies in shards and slots, largest first.
+    pub(crate) fn idle_capacities(&self) -> Vec<usize> {
+        let mut capacities: Vec<usize> = self.shards().flat_map(Shard::capacities).collect();
+        self.with_threads(|threads| {
+            capacities.extend(threads.live.iter().flat_map(|slots| slots.capacities()));
+        });
+        capacities.sort_unstable_by(|a, b| b.cmp(a));
+        capacities
+    }
+
     /// Bytes that lie idle, wherever.
     pub(crate) fn idle_bytes(&self) -> usize {
         let in_shards: usize = self.shards().map(Shard::bytes).sum();

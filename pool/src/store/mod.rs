@@ -146,6 +146,24 @@ impl Store {
         Ok(PooledBuffer::new(block, fit.len))
     }
 
+    /// Leases an idle buffer of this capacity, if there is one and nobody waits for it.
+    pub(crate) fn lease_idle(self: &Arc<Self>, capacity: usize) -> Option<PooledBuffer> {
+        if capacity == 0 || self.is_wanted() {
+            return None;
+        }
+        let fit = Fit::of_capacity(capacity);
+        let block = local::take(self, &fit).or_else(|| {
+            let idle = self.take_idle(&fit, false);
+            // As in `admit`.
+            self.heed_attention();
+            let mut block = idle?;
+            block.recycle();
+            block.home = self.home_of(capacity);
+            Some(block)
+        })?;
+        Some(PooledBuffer::new(block, capacity))
+    }
+
     /// Leases what this thread has not cached.
     #[cold]
     fn lease_shared(
