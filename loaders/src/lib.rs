@@ -10,6 +10,7 @@ mod checkpoint;
 mod dtype;
 mod error;
 mod format;
+mod layout;
 mod loader;
 mod memory;
 mod model;

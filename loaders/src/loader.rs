@@ -12,14 +12,12 @@ use parking_lot::Mutex;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use crate::layout::{Layout, Limits};
 use crate::observer::{Observer, Planned, Silent};
 use crate::plan::{self, Plan};
 use crate::read::{self, Files, Watch};
 use crate::report::Meter;
 use crate::{Checkpoint, Error, Io, Model, Report, Stream, Tensor};
-
-/// Resident loads pack tensors into blocks of this many bytes, unless a larger one lets the pool keep them all.
-const SLOT_BYTES: u64 = 64 << 20;
 
 /// Without a budget of its own a stream may hold this many bytes, or more if the largest tensor needs it.
 const USUAL_BUDGET_BYTES: u64 = 256 << 20;
@@ -154,6 +152,18 @@ impl Loader {
 
     /// Loads all tensors into memory that stays until the model is dropped, and then goes back to the pool.
     ///
+    /// # Memory
+    ///
+    /// Tensors are packed into blocks of an eighth of the model, but of 64 MiB at least and 1 GiB at most unless the pool keeps so few
+    /// buffers that they have to be larger; a larger tensor has a block of its own. A tensor that outlives its model keeps its block.
+    ///
+    /// A model of other shapes takes the memory that the one before it left: its tensors are packed into the pool's idle buffers, the
+    /// largest first, each where it leaves the least room. Published 7B models of four families take 85 to 100 % of their bytes from one
+    /// another's memory, as far as there is as much. New memory is needed for tensors larger than any idle buffer, and for what the next model
+    /// is larger by; idle buffers that are in the way of that are freed. Unused ends of divided buffers count: a load takes at most an eighth
+    /// more than it would in an empty pool, and never more than [`BufferPool::max_bytes`], so a limit just above a model's size leaves
+    /// less to divide. Small buffers that other threads hold privately (at most 8 MiB each, in pools without a limit) are not found.
+    ///
     /// # Errors
     ///
     /// A file cannot be read, or is not the one that was opened; the memory is not to be had, by the pool's limit or the system's.
@@ -165,17 +175,13 @@ impl Loader {
         let files = Files::open(checkpoint, self.io)?;
         self.announce(checkpoint);
         let workers = self.workers()?;
-        let mut buffers = {
+        let (plan, mut buffers) = {
             // Two loads must not each hold a part of a pool that has a cap, and wait for the rest.
             let turn = self.pool.take_turn(needed, self.patience);
             let _turn = turn.map_err(|source| Error::Memory { source })?;
-            workers.install(|| {
-                plan.slots()
-                    .par_iter()
-                    .with_max_len(1)
-                    .map(|&bytes| self.lease(bytes, self.pool.max_bytes().is_some(), &meter))
-                    .collect::<Result<Vec<_>, Error>>()
-            })?
+            let layout = self.layout(checkpoint, plan);
+            let buffers = workers.install(|| self.lease_all(&layout, &meter))?;
+            (layout.plan, buffers)
         };
         workers.install(|| {
             let slots = buffers.iter_mut().map(|buffer| &mut buffer[..]).collect();
@@ -307,6 +313,50 @@ impl Loader {
         Ok(buffer)
     }
 
+    /// Finds room for a resident load in what lies idle in the pool.
+    fn layout(&self, checkpoint: &Checkpoint, plain: Plan) -> Layout {
+        let idle = self.pool.idle_capacities();
+        let idle: Vec<u64> = idle.into_iter().map(|capacity| capacity as u64).collect();
+        let capacity_for = |bytes| self.pool.capacity_for(bytes as usize) as u64;
+        let most_for = |bytes| match self.pool.max_bytes() {
+            Some(_) => capacity_for(bytes),
+            None => capacity_for(bytes).max(bytes + bytes / 8),
+        };
+        let limits = Limits {
+            capacity_for: &capacity_for,
+            serves: &|capacity, bytes| (bytes..=most_for(bytes)).contains(&capacity),
+            max_bytes: self.pool.max_bytes().map(|bytes| bytes as u64),
+            slot_bytes: self.slot_bytes(checkpoint.bytes()),
+            read_bytes: self.read_bytes(checkpoint.bytes()),
+        };
+        Layout::new(checkpoint.tensors(), plain, &idle, &limits)
+    }
+
+    /// Takes the memory of a layout: first what lies idle, then the rest, which frees idle buffers where the pool has a limit.
+    fn lease_all(&self, layout: &Layout, meter: &Meter) -> Result<Vec<PooledBuffer>, Error> {
+        let idle: Vec<Option<PooledBuffer>> = layout
+            .idle
+            .iter()
+            .map(|capacity| {
+                let start = Instant::now();
+                let buffer = self.pool.get_idle((*capacity)? as usize)?;
+                meter.leased(&self.pool, &buffer, start.elapsed());
+                Some(buffer)
+            })
+            .collect();
+        layout
+            .plan
+            .slots()
+            .par_iter()
+            .zip(idle)
+            .with_max_len(1)
+            .map(|(&bytes, idle)| match idle {
+                Some(buffer) => Ok(buffer),
+                None => self.lease(bytes, self.pool.max_bytes().is_some(), meter),
+            })
+            .collect()
+    }
+
     /// The most that the pool may hold.
     fn pool_limit(&self) -> ByteSize {
         ByteSize::b(self.pool.max_bytes().unwrap_or(usize::MAX) as u64)
@@ -378,12 +428,9 @@ impl Loader {
         }
     }
 
-    /// The size of a resident load's blocks: a pool keeps a number of buffers, so a large model wants large ones.
+    /// The size of a resident load's blocks of memory; half of what the pool keeps is left to others.
     fn slot_bytes(&self, bytes: u64) -> u64 {
-        match self.pool.max_idle_buffers() as u64 / 2 {
-            0 => SLOT_BYTES,
-            buffers => SLOT_BYTES.max(bytes / buffers),
-        }
+        plan::slot_bytes(bytes, self.pool.max_idle_buffers() as u64 / 2)
     }
 
     fn read_bytes(&self, bytes: u64) -> u64 {

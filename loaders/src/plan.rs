@@ -11,11 +11,17 @@ const MAX_READ_BYTES: u64 = 4 << 20;
 /// The smallest piece, in bytes, that a tensor is split into for the sake of sharing it between workers.
 const MIN_READ_BYTES: u64 = 256 << 10;
 
+/// The smallest blocks, in bytes, of a resident load that has more than one.
+const LEAST_SLOT_BYTES: u64 = 64 << 20;
+
+/// Blocks of a resident load are no larger than this many bytes, unless the pool could not keep them all.
+const USUAL_SLOT_BYTES: u64 = 1 << 30;
+
 /// The most parts of one read: Linux takes 1,024 buffers in one `preadv` (`UIO_MAXIOV`).
 const MAX_PARTS: usize = 1024;
 
 /// Where a tensor does not simply follow its neighbour it starts on a cache line.
-const PLACE_ALIGNMENT: u64 = 64;
+pub(crate) const PLACE_ALIGNMENT: u64 = 64;
 
 /// One read: consecutive bytes of one file, which may go to several places.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,35 +93,18 @@ impl Plan {
     /// Neighbours in the file are neighbours in memory wherever that keeps them aligned, so that one read fills many of them. A
     /// tensor of `slot_bytes` or more has a slot of its own.
     pub(crate) fn packed(tensors: &[TensorInfo], slot_bytes: u64, read_bytes: u64) -> Self {
-        let mut slots: Vec<u64> = Vec::new();
-        let mut places = Vec::with_capacity(tensors.len());
-        let mut open: Option<OpenSlot> = None;
-        for (tensor, info) in non_empty(tensors) {
-            let (slot, offset) = match &open {
-                _ if info.bytes >= slot_bytes => (slots.len(), 0),
-                Some(open) if open.offset_for(info) + info.bytes <= slot_bytes => {
-                    (open.slot, open.offset_for(info))
-                }
-                _ => (slots.len(), 0),
-            };
-            if slot == slots.len() {
-                slots.push(0);
-            }
-            slots[slot] = offset + info.bytes;
-            places.push(Place {
-                tensor,
-                slot,
-                offset,
-            });
-            if info.bytes < slot_bytes {
-                open = Some(OpenSlot {
-                    slot,
-                    used: offset + info.bytes,
-                    file: info.file,
-                    file_end: info.offset + info.bytes,
-                });
-            }
-        }
+        let mut slots = Vec::new();
+        let places = pack(tensors, 0..tensors.len(), slot_bytes, &mut slots);
+        Self::new(tensors, slots, places, read_bytes)
+    }
+
+    /// The plan that fills `places`, which are in file order, in `slots`.
+    pub(crate) fn new(
+        tensors: &[TensorInfo],
+        slots: Vec<u64>,
+        places: Vec<Place>,
+        read_bytes: u64,
+    ) -> Self {
         let reads = coalesce(tensors, &places, read_bytes);
         Self {
             slots,
@@ -134,12 +123,51 @@ impl Plan {
                 offset: 0,
             })
             .collect();
-        Self {
-            slots: non_empty(tensors).map(|(_, info)| info.bytes).collect(),
-            reads: coalesce(tensors, &places, read_bytes),
-            places,
+        let slots = non_empty(tensors).map(|(_, info)| info.bytes).collect();
+        Self::new(tensors, slots, places, read_bytes)
+    }
+}
+
+/// Packs some `tensors`, whose numbers rise, into new slots of at most `slot_bytes`, but for larger tensors; adds these to `slots`.
+pub(crate) fn pack(
+    tensors: &[TensorInfo],
+    numbers: impl IntoIterator<Item = usize>,
+    slot_bytes: u64,
+    slots: &mut Vec<u64>,
+) -> Vec<Place> {
+    let mut places = Vec::new();
+    let mut open: Option<OpenSlot> = None;
+    for tensor in numbers {
+        let info = &tensors[tensor];
+        if info.bytes == 0 {
+            continue;
+        }
+        let (slot, offset) = match &open {
+            _ if info.bytes >= slot_bytes => (slots.len(), 0),
+            Some(open) if open.offset_for(info) + info.bytes <= slot_bytes => {
+                (open.slot, open.offset_for(info))
+            }
+            _ => (slots.len(), 0),
+        };
+        if slot == slots.len() {
+            slots.push(0);
+        }
+        slots[slot] = offset + info.bytes;
+        places.push(Place {
+            tensor,
+            slot,
+            offset,
+        });
+        if info.bytes < slot_bytes {
+            open = Some(OpenSlot {
+                slot,
+                used: offset + info.bytes,
+                file: info.file,
+                file_end: info.offset + info.bytes,
+            });
         }
     }
+    places
 }
 
 /// The slot that small tensors are being packed into.
@@ -209,6 +237,19 @@ fn coalesce(tensors: &[TensorInfo], places: &[Place], read_bytes: u64) -> Vec<Re
         }
     }
     reads
+}
+
+/// The size in bytes of the blocks that a resident load of `bytes` packs its tensors into, if the pool keeps so many buffers.
+///
+/// An eighth of the model: the next one, with tensors of other sizes, finds large blocks to divide, and threads find
+/// several to fault in at once.
+pub(crate) fn slot_bytes(bytes: u64, buffers: u64) -> u64 {
+    let eighth = (bytes / 8).clamp(LEAST_SLOT_BYTES, USUAL_SLOT_BYTES);
+    // A pool keeps a number of buffers: of a very large model it keeps all only if they are larger still.
+    match buffers {
+        0 => eighth,
+        buffers => eighth.max(bytes / buffers),
+    }
 }
 
 /// The size in bytes of the reads of a load of `bytes`, so that each of `workers` gets several.
