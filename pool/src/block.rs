@@ -28,12 +28,21 @@ pub(crate) struct Memory {
     capacity: usize,
 }
 
+/// What a map asks of the kernel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Advised {
+    /// Transparent huge pages, and a 2 MiB boundary for a block of 2 MiB or more.
+    pub(crate) huge: bool,
+    /// The block is left out of core dumps.
+    pub(crate) dont_dump: bool,
+    /// Forked children do not get the block.
+    pub(crate) dont_fork: bool,
+}
+
 impl Memory {
     /// Maps `capacity` bytes and faults every page in.
-    ///
-    /// With `huge`, a block of 2 MiB or more starts on a 2 MiB boundary and asks for transparent huge pages.
-    pub(crate) fn map(capacity: usize, huge: bool) -> io::Result<Self> {
-        let aligned = huge && capacity >= HUGE_PAGE;
+    pub(crate) fn map(capacity: usize, advised: Advised) -> io::Result<Self> {
+        let aligned = advised.huge && capacity >= HUGE_PAGE;
         let (map, offset) = if aligned {
             map_on_huge_boundary(capacity)?
         } else {
@@ -45,7 +54,8 @@ impl Memory {
             offset,
             capacity,
         };
-        memory.advise_page_size(huge);
+        memory.advise_page_size(advised.huge);
+        memory.advise_privacy(advised)?;
         memory.populate()?;
         Ok(memory)
     }
@@ -79,6 +89,27 @@ impl Memory {
 
     #[cfg(not(target_os = "linux"))]
     fn advise_page_size(&self, _huge: bool) {}
+
+    /// Who asked to keep secrets gets no memory that would not keep them.
+    #[cfg(target_os = "linux")]
+    fn advise_privacy(&self, advised: Advised) -> io::Result<()> {
+        let advice = [
+            (advised.dont_dump, memmap2::Advice::DontDump),
+            (advised.dont_fork, memmap2::Advice::DontFork),
+        ];
+        advice
+            .into_iter()
+            .filter(|(wanted, _)| *wanted)
+            .try_for_each(|(_, advice)| self.map.advise(advice))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn advise_privacy(&self, advised: Advised) -> io::Result<()> {
+        if advised.dont_dump || advised.dont_fork {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        Ok(())
+    }
 
     #[cfg(target_os = "linux")]
     fn populate(&mut self) -> io::Result<()> {
@@ -201,6 +232,12 @@ impl Block {
 mod tests {
     use super::*;
 
+    const HUGE: Advised = Advised {
+        huge: true,
+        dont_dump: false,
+        dont_fork: false,
+    };
+
     #[test]
     fn memory_is_zero_and_aligned() {
         let page = region::page::size();
@@ -210,7 +247,7 @@ mod tests {
             (HUGE_PAGE, HUGE_PAGE),
             (3 * HUGE_PAGE + page, HUGE_PAGE),
         ] {
-            let memory = Memory::map(capacity, true).expect("a small map");
+            let memory = Memory::map(capacity, HUGE).expect("a small map");
             assert_eq!(memory.bytes().len(), capacity);
             assert_eq!(memory.bytes().as_ptr().addr() % alignment, 0);
             assert!(memory.bytes().iter().all(|&byte| byte == 0));
@@ -223,8 +260,8 @@ mod tests {
         let page = region::page::size();
         let mut kept = Vec::new();
         for pages in 1..8 {
-            kept.push(Memory::map(pages * page, true).expect("a small map"));
-            let block = Memory::map(HUGE_PAGE + pages * page, true).expect("a small map");
+            kept.push(Memory::map(pages * page, HUGE).expect("a small map"));
+            let block = Memory::map(HUGE_PAGE + pages * page, HUGE).expect("a small map");
             assert_eq!(block.bytes().as_ptr().addr() % HUGE_PAGE, 0);
             assert!(block.offset + block.capacity <= block.map.len());
             kept.push(block);
@@ -233,7 +270,7 @@ mod tests {
 
     #[test]
     fn touching_works_without_the_kernel_s_help() {
-        let mut memory = Memory::map(10 * region::page::size(), false).expect("a small map");
+        let mut memory = Memory::map(10 * region::page::size(), HUGE).expect("a small map");
         memory.touch();
         assert!(memory.bytes().iter().all(|&byte| byte == 0));
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{BufferPool, EvictionPolicy, asymmetric::Asymmetric, local};
+use crate::{BufferPool, EvictionPolicy, asymmetric::Asymmetric, block::Advised, local};
 
 const DEFAULT_MIN_BUFFER_SIZE: usize = 1 << 20;
 /// More slots than this in one thread would make each lookup a scan.
@@ -32,6 +32,8 @@ pub struct Builder {
     max_idle_age: Option<Duration>,
     zero_on_return: bool,
     small_pages: bool,
+    dont_dump: bool,
+    dont_fork: bool,
 }
 
 impl Builder {
@@ -141,6 +143,31 @@ impl Builder {
         self
     }
 
+    /// Whether the pool's memory is left out of core dumps (`MADV_DONTDUMP`): weights and requests of tenants do not end up on a disk.
+    ///
+    /// Linux only; elsewhere a pool that is to keep secrets refuses every request with [`GetError::Refused`](crate::GetError::Refused).
+    ///
+    /// Default: `false`.
+    pub fn dont_dump(mut self, dont: bool) -> Self {
+        self.dont_dump = dont;
+        self
+    }
+
+    /// Whether forked children do not get the pool's memory (`MADV_DONTFORK`): a fork of a process with tens of gigabytes is quicker,
+    /// and writing to them afterwards copies no page.
+    ///
+    /// In the child the buffers do not exist: it has to replace itself (`exec`) or end without touching the pool or a buffer of it; reading
+    /// one ends it (SIGSEGV). Without this option a child gets copies of all buffers, page by page as one of the two writes to
+    /// them, and a pool that works; locked memory is not locked in the child.
+    ///
+    /// Linux only, as [`dont_dump`](Self::dont_dump).
+    ///
+    /// Default: `false`.
+    pub fn dont_fork(mut self, dont: bool) -> Self {
+        self.dont_fork = dont;
+        self
+    }
+
     /// Builds the pool. It takes no memory until the first request.
     #[must_use]
     pub fn build(self) -> BufferPool {
@@ -163,7 +190,11 @@ impl Builder {
                 .map(|bytes| bytes.checked_next_multiple_of(page).unwrap_or(usize::MAX)),
             max_idle_age: self.max_idle_age,
             zero_on_return: self.zero_on_return,
-            huge_pages: !self.small_pages,
+            advised: Advised {
+                huge: !self.small_pages,
+                dont_dump: self.dont_dump,
+                dont_fork: self.dont_fork,
+            },
             page,
             asymmetric: Asymmetric::of_process(),
         })
@@ -182,7 +213,7 @@ pub(crate) struct Config {
     pub(crate) max_bytes: Option<usize>,
     pub(crate) max_idle_age: Option<Duration>,
     pub(crate) zero_on_return: bool,
-    pub(crate) huge_pages: bool,
+    pub(crate) advised: Advised,
     /// Size of a small page, bytes.
     pub(crate) page: usize,
     pub(crate) asymmetric: Asymmetric,

@@ -335,7 +335,19 @@ impl BufferPool {
     /// Whether the pool asks for huge pages.
     #[must_use]
     pub fn huge_pages(&self) -> bool {
-        self.store.config.huge_pages
+        self.store.config.advised.huge
+    }
+
+    /// Whether the pool's memory is left out of core dumps.
+    #[must_use]
+    pub fn dont_dump(&self) -> bool {
+        self.store.config.advised.dont_dump
+    }
+
+    /// Whether forked children do not get the pool's memory.
+    #[must_use]
+    pub fn dont_fork(&self) -> bool {
+        self.store.config.advised.dont_fork
     }
 
     /// Whether buffers are zeroed when they come back.

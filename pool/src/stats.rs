@@ -111,7 +111,7 @@ impl Stats {
             waits: tally.waits.load(Ordering::Relaxed),
             wait_time: Duration::from_nanos(tally.wait_nanos.load(Ordering::Relaxed)),
             max_bytes: store.config.max_bytes,
-            huge_pages: store.config.huge_pages,
+            huge_pages: store.config.advised.huge,
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use ckload_pool::{BufferPool, Origin};
-use procfs::process::{MMapPath, Process};
+use procfs::process::{MMapPath, Process, VmFlags};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -288,5 +288,35 @@ fn refused_locking_is_counted_and_harmless() {
             assert!(output.status.success(), "{said}");
         }
         other => println!("skipped: no unprivileged process can be started here: {other:?}"),
+    }
+}
+
+/// The kernel's flags of the map that holds `address`, as `/proc/self/smaps` tells them.
+fn flags_at(address: usize) -> VmFlags {
+    let maps = Process::myself().and_then(|me| me.smaps());
+    let maps = maps.expect("Linux lists maps");
+    let found = maps
+        .iter()
+        .find(|map| (map.address.0..map.address.1).contains(&(address as u64)));
+    found.expect("the buffer is mapped").extension.vm_flags
+}
+
+#[test]
+fn memory_stays_out_of_core_dumps_and_children_where_wanted_and_only_there() {
+    let _alone = alone();
+    for (dont_dump, dont_fork) in [(false, false), (true, false), (false, true), (true, true)] {
+        let pool = BufferPool::builder()
+            .dont_dump(dont_dump)
+            .dont_fork(dont_fork)
+            .build();
+        assert_eq!((pool.dont_dump(), pool.dont_fork()), (dont_dump, dont_fork));
+        for len in [MIB, 40 * MIB] {
+            let buffer = pool.get(len);
+            for address in [0, len - 1].map(|at| buffer.as_ptr().addr() + at) {
+                let flags = flags_at(address);
+                assert_eq!(flags.contains(VmFlags::DD), dont_dump, "{flags:?}");
+                assert_eq!(flags.contains(VmFlags::DC), dont_fork, "{flags:?}");
+            }
+        }
     }
 }

@@ -283,7 +283,7 @@ impl Store {
     /// Takes memory from the operating system.
     fn map(&self, room: Claim, fit: &Fit, heat: Heat) -> Result<Box<Block>, GetError> {
         let start = Instant::now();
-        let mut memory = match Memory::map(room.bytes, self.config.huge_pages) {
+        let mut memory = match Memory::map(room.bytes, self.config.advised) {
             Ok(memory) => memory,
             Err(source) => {
                 // The room is free again: the next in line may use it.

@@ -1,0 +1,87 @@
+//! What a forked child sees and may do. One test alone in its process, since a child gets only the thread that forks.
+
+#![cfg(target_os = "linux")]
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::exit,
+    thread,
+};
+
+use ckload_pool::{BufferPool, Origin};
+use fork::{Fork, WEXITSTATUS, WIFEXITED, fork, waitpid};
+use procfs::process::Process;
+
+const MIB: usize = 1 << 20;
+
+/// Runs `run` in a forked child, and fails if it does not come to its end.
+#[track_caller]
+fn in_child(run: impl FnOnce()) {
+    match fork().expect("a process can fork") {
+        Fork::Child => {
+            let ran = catch_unwind(AssertUnwindSafe(run));
+            exit(if ran.is_ok() { 7 } else { 1 });
+        }
+        Fork::Parent(child) => {
+            let status = waitpid(child).expect("our own child");
+            assert!(
+                WIFEXITED(status) && WEXITSTATUS(status) == 7,
+                "the child failed: {status}"
+            );
+        }
+    }
+}
+
+/// Whether this process has memory at `address`.
+fn is_mapped(address: usize) -> bool {
+    let maps = Process::myself().and_then(|me| me.maps());
+    let maps = maps.expect("Linux lists maps");
+    maps.iter()
+        .any(|map| (map.address.0..map.address.1).contains(&(address as u64)))
+}
+
+#[test]
+fn a_child_has_a_pool_of_its_own_or_none() {
+    for pinned in [false, true] {
+        let pool = BufferPool::builder().pinned_memory(pinned).build();
+        let mut held = pool.get(6 * MIB);
+        held.fill(1);
+        // Idle in this thread's private stack and slots, in another thread's, and in the shards.
+        drop((pool.get(MIB), pool.get(20 * MIB)));
+        thread::scope(|scope| scope.spawn(|| drop(pool.get(30 * MIB))).join()).expect("no panic");
+        let before = pool.stats();
+        // The child takes both; the parent's stay.
+        let mut both = Some((pool, held));
+        in_child(|| {
+            let (pool, mut held) = both.take().expect("taken once in each process");
+            held.fill(2);
+            for len in [MIB, 20 * MIB, 30 * MIB] {
+                let mut buffer = pool.get(len);
+                assert_eq!(buffer.origin(), Origin::Recycled);
+                buffer.fill(3);
+            }
+            drop(held);
+            assert_eq!(pool.get(6 * MIB)[0], 2);
+            pool.clear();
+            assert_eq!(pool.held_bytes(), 0);
+            drop(pool.get(3 * MIB));
+        });
+        let (pool, held) = both.expect("only the child took them");
+        assert_eq!(pool.stats(), before);
+        assert!(
+            held.iter().all(|&byte| byte == 1),
+            "the child wrote to its own copy"
+        );
+        drop(held);
+        assert_eq!(pool.get(6 * MIB).origin(), Origin::Recycled);
+    }
+
+    let pool = BufferPool::builder().dont_fork(true).build();
+    assert!(pool.dont_fork());
+    let mut held = pool.get(6 * MIB);
+    held.fill(1);
+    let address = held.as_ptr().addr();
+    assert!(is_mapped(address));
+    in_child(|| assert!(!is_mapped(address)));
+    assert!(held.iter().all(|&byte| byte == 1));
+}
