@@ -236,7 +236,7 @@ impl Cache {
             }
             None => self.search(fit)?,
         };
-        self.slots.counters.hit(block.capacity());
+        self.slots.counters.hit(block.capacity(), fit.len);
         if self.slots.counters.hits().is_multiple_of(TICK_EVERY) {
             self.store.tick();
         }

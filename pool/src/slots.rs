@@ -52,18 +52,27 @@ pub(crate) struct Counters {
     hits: AtomicU64,
     /// Their capacity, bytes.
     reused_bytes: AtomicU64,
+    /// What of that capacity was not asked for, bytes.
+    excess_bytes: AtomicU64,
     /// Bytes that lie idle where only the owner reaches them.
     private_bytes: AtomicU64,
 }
 
 impl Counters {
+    /// Counts a lease of `len` bytes.
     #[inline]
-    pub(crate) fn hit(&self, capacity: usize) {
-        let add = |counter: &AtomicU64, by: u64| {
-            counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
+    pub(crate) fn hit(&self, capacity: usize, len: usize) {
+        let add = |counter: &AtomicU64, by: usize| {
+            counter.store(
+                counter.load(Ordering::Relaxed) + by as u64,
+                Ordering::Relaxed,
+            );
         };
         add(&self.hits, 1);
-        add(&self.reused_bytes, capacity as u64);
+        add(&self.reused_bytes, capacity);
+        if capacity > len {
+            add(&self.excess_bytes, capacity - len);
+        }
     }
 
     /// For the owner.
@@ -78,6 +87,10 @@ impl Counters {
 
     pub(crate) fn reused_bytes(&self) -> u64 {
         self.reused_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn excess_bytes(&self) -> u64 {
+        self.excess_bytes.load(Ordering::Relaxed)
     }
 
     #[inline]

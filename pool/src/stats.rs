@@ -17,7 +17,10 @@ use crate::{shard::Shard, store::Store};
 /// assert_eq!((stats.gets, stats.fresh, stats.hits()), (2, 1, 1));
 /// println!("{stats}");
 /// ```
+///
+/// With the feature `serde` it can be serialised: fields under their names, times in seconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Stats {
     /// Buffers handed out: [`hits`](Self::hits) and [`fresh`](Self::fresh) together.
@@ -28,7 +31,7 @@ pub struct Stats {
     pub shard_hits: u64,
     /// Of these, taken from another shard or from another thread's cache.
     pub stolen_hits: u64,
-    /// Of these, mapped anew.
+    /// Of these, mapped anew: the misses.
     pub fresh: u64,
     /// Buffers that [`preallocate`](crate::BufferPool::preallocate) mapped ahead.
     pub preallocated: u64,
@@ -52,13 +55,31 @@ pub struct Stats {
     pub fresh_bytes: u64,
     /// Capacity handed out that was there already.
     pub reused_bytes: u64,
-    /// Time spent taking memory from the operating system: mapping it, faulting its pages in and locking it.
+    /// Of the capacity handed out, fresh or reused, what nobody asked for: the waste of page rounding and of larger recycled buffers.
+    pub excess_bytes: u64,
+    /// Time spent taking memory from the operating system: mapping it, faulting its pages in and locking it. Serialised in seconds, as
+    /// `fresh_seconds`.
+    #[cfg_attr(
+        feature = "serde",
+        serde(rename = "fresh_seconds", serialize_with = "seconds")
+    )]
     pub fresh_time: Duration,
+    /// Time spent finding recycled buffers outside the threads' own caches: an estimate, from one in 64 searches of a thread. What a
+    /// thread's own cache serves is not in it: reading the clock would take longer. Serialised in seconds, as `reuse_seconds`.
+    #[cfg_attr(
+        feature = "serde",
+        serde(rename = "reuse_seconds", serialize_with = "seconds")
+    )]
+    pub reuse_time: Duration,
     /// Requests that wait for room now.
     pub waiting: usize,
     /// Requests that had to wait for room and are through with it, served or not.
     pub waits: u64,
-    /// Time that they waited, summed up.
+    /// Time that they waited, summed up. Serialised in seconds, as `wait_seconds`.
+    #[cfg_attr(
+        feature = "serde",
+        serde(rename = "wait_seconds", serialize_with = "seconds")
+    )]
     pub wait_time: Duration,
     /// The most bytes that the pool may hold.
     pub max_bytes: Option<usize>,
@@ -66,21 +87,26 @@ pub struct Stats {
     pub huge_pages: bool,
 }
 
+#[cfg(feature = "serde")]
+fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
+}
+
 impl Stats {
     pub(crate) fn of(store: &Store) -> Self {
         let tally = &store.tally;
-        let (mut thread_hits, mut thread_bytes, private_bytes) = store.with_threads(|threads| {
-            let counters = || threads.live.iter().map(|slots| &slots.counters);
-            (
-                counters().map(|thread| thread.hits()).sum::<u64>(),
-                counters().map(|thread| thread.reused_bytes()).sum::<u64>(),
-                counters().map(|thread| thread.private_bytes()).sum(),
-            )
-        });
-        store.with_threads(|threads| {
-            thread_hits += threads.past_hits;
-            thread_bytes += threads.past_reused_bytes;
-        });
+        let (thread_hits, thread_bytes, thread_excess, private_bytes) =
+            store.with_threads(|threads| {
+                let live = || threads.live.iter().map(|slots| &slots.counters);
+                (
+                    threads.past_hits + live().map(|thread| thread.hits()).sum::<u64>(),
+                    threads.past_reused_bytes
+                        + live().map(|thread| thread.reused_bytes()).sum::<u64>(),
+                    threads.past_excess_bytes
+                        + live().map(|thread| thread.excess_bytes()).sum::<u64>(),
+                    live().map(|thread| thread.private_bytes()).sum(),
+                )
+            });
         let shards: Vec<_> = store.shards().map(Shard::hits).collect();
         let shard_hits = shards.iter().map(|hits| hits.home).sum();
         let stolen_hits = shards.iter().map(|hits| hits.stolen).sum::<u64>()
@@ -106,7 +132,9 @@ impl Stats {
             reused_bytes: thread_bytes
                 + shards.iter().map(|hits| hits.bytes).sum::<u64>()
                 + tally.stolen_bytes.load(Ordering::Relaxed),
+            excess_bytes: thread_excess + tally.excess_bytes.load(Ordering::Relaxed),
             fresh_time: Duration::from_nanos(tally.fresh_nanos.load(Ordering::Relaxed)),
+            reuse_time: Duration::from_nanos(tally.reuse_nanos.load(Ordering::Relaxed)),
             waiting: store.waiting(),
             waits: tally.waits.load(Ordering::Relaxed),
             wait_time: Duration::from_nanos(tally.wait_nanos.load(Ordering::Relaxed)),
@@ -143,10 +171,11 @@ impl fmt::Display for Stats {
         }
         writeln!(
             f,
-            "fresh      {} in {:.3?}, {} reused, {} preallocated, {} evicted",
+            "fresh      {} in {:.3?}, {} reused, {} not asked for, {} preallocated, {} evicted",
             Bytes(self.fresh_bytes),
             self.fresh_time,
             Bytes(self.reused_bytes),
+            Bytes(self.excess_bytes),
             self.preallocated,
             self.evictions
         )?;
@@ -201,6 +230,7 @@ mod tests {
             max_bytes: Some(6 << 30),
             fresh_bytes: 4 << 20,
             reused_bytes: 20 << 20,
+            excess_bytes: 300,
             fresh_time: Duration::from_millis(12),
             pin_failures: 2,
             last_pin_error: Some("no permission".into()),
@@ -212,9 +242,37 @@ mod tests {
             stats.to_string(),
             "requests   12: 7 from the thread's cache, 2 from its shard, 1 from other threads, 2 fresh\n\
              memory     3.0 MiB leased, 1.5 KiB idle, 5.0 GiB at most of 6.0 GiB allowed\n\
-             fresh      4.0 MiB in 12.000ms, 20.0 MiB reused, 0 preallocated, 1 evicted\n\
+             fresh      4.0 MiB in 12.000ms, 20.0 MiB reused, 300 B not asked for, 0 preallocated, 1 evicted\n\
              pinned     0 B, 2 blocks refused (no permission)\n\
              waits      1 for 1.500ms, 0 waiting"
         );
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn stats_serialise_with_times_in_seconds() {
+        let stats = Stats {
+            gets: 3,
+            leased_bytes: 4096,
+            fresh_time: Duration::from_millis(1500),
+            wait_time: Duration::from_millis(250),
+            max_bytes: Some(1 << 30),
+            ..Stats::default()
+        };
+        let json = serde_json::to_value(&stats).expect("numbers and texts");
+        for (name, value) in [
+            ("gets", serde_json::json!(3)),
+            ("leased_bytes", serde_json::json!(4096)),
+            ("fresh_seconds", serde_json::json!(1.5)),
+            ("reuse_seconds", serde_json::json!(0.0)),
+            ("wait_seconds", serde_json::json!(0.25)),
+            ("max_bytes", serde_json::json!(1 << 30)),
+            ("last_pin_error", serde_json::Value::Null),
+        ] {
+            assert_eq!(json[name], value, "{name}");
+        }
+        // One member for each field that is printed in the debug format.
+        let fields = format!("{stats:#?}").lines().count() - 2;
+        assert_eq!(json.as_object().map(serde_json::Map::len), Some(fields - 2));
     }
 }

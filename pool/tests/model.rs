@@ -66,19 +66,31 @@ fn one_thread_agrees_with_the_model() {
         let pool = random_pool(&mut random);
         let mut held: Vec<Held> = Vec::new();
         let (mut served, mut fresh) = (0, 0);
+        let (mut reused_bytes, mut excess_bytes) = (0, 0);
         for step in 0..300 {
             match random.u8(..20) {
                 0..9 => {
                     let len = random_len(&mut random);
                     let zeroed = random.u8(..4) == 0;
+                    let listed = pool.idle_capacities();
                     let got = if zeroed && pool.max_bytes().is_none() {
-                        Ok(pool.get_zeroed(len))
+                        Some(pool.get_zeroed(len))
+                    } else if random.bool() && !listed.is_empty() {
+                        let idle = pool.get_idle(listed[random.usize(..listed.len())]);
+                        assert!(idle.is_some(), "nobody else takes it");
+                        idle
                     } else {
-                        pool.try_get(len)
+                        pool.try_get(len).ok()
                     };
-                    if let Ok(buffer) = got {
+                    if let Some(buffer) = got {
+                        let capacity = buffer.capacity() as u64;
                         served += 1;
-                        fresh += u64::from(buffer.origin() != Origin::Recycled);
+                        excess_bytes += capacity - buffer.len() as u64;
+                        if buffer.origin() == Origin::Recycled {
+                            reused_bytes += capacity;
+                        } else {
+                            fresh += 1;
+                        }
                         if pool.zero_on_return() || (zeroed && pool.max_bytes().is_none()) {
                             assert!(buffer.iter().all(|&byte| byte == 0));
                         }
@@ -112,6 +124,10 @@ fn one_thread_agrees_with_the_model() {
             assert_eq!(stats.leased_bytes + stats.idle_bytes, pool.held_bytes());
             assert_eq!((stats.gets, stats.fresh), (served, fresh));
             assert_eq!(stats.gets, stats.hits() + stats.fresh);
+            assert_eq!(
+                (stats.reused_bytes, stats.excess_bytes),
+                (reused_bytes, excess_bytes)
+            );
             let pinned: usize = held
                 .iter()
                 .filter(|held| held.buffer.is_pinned())

@@ -19,6 +19,9 @@ pub(crate) struct Tally {
     pub(crate) preallocated: AtomicU64,
     pub(crate) stolen: AtomicU64,
     pub(crate) stolen_bytes: AtomicU64,
+    pub(crate) excess_bytes: AtomicU64,
+    /// An estimate, from some searches that are timed.
+    pub(crate) reuse_nanos: AtomicU64,
     pub(crate) evictions: AtomicU64,
     pub(crate) pin_failures: AtomicU64,
     pub(crate) waits: AtomicU64,

@@ -6,16 +6,25 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
-use super::{Store, account::add};
+use super::{
+    Store,
+    account::{add, nanos},
+};
 use crate::{
     GetError, Origin, block::Block, evict::Heat, fit::Fit, local, shard::Shard, slots::Slots,
 };
 
+/// Of as many searches one is timed: reading the clock takes as long as a search.
+const TIMED_ONE_IN: u32 = 64;
+
 thread_local! {
     /// The thread's number, which chooses its home shard. Without a destructor, so it works while the thread ends.
     static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) };
+    /// How often the thread looked for idle buffers outside its caches.
+    static SEARCHES: Cell<u32> = const { Cell::new(TIMED_ONE_IN / 2) };
 }
 
 /// This thread's number: threads are numbered as they come, so neighbours spread over the shards.
@@ -126,6 +135,17 @@ impl Store {
     ///
     /// A `thorough` look takes every lock. Otherwise shards that seem empty are passed over.
     pub(super) fn take_idle(&self, fit: &Fit, thorough: bool) -> Option<Box<Block>> {
+        let searches = SEARCHES.replace(SEARCHES.get().wrapping_add(1));
+        let start = searches.is_multiple_of(TIMED_ONE_IN).then(Instant::now);
+        let block = self.find_idle(fit, thorough)?;
+        if let Some(start) = start {
+            let time = nanos(start.elapsed()).saturating_mul(TIMED_ONE_IN.into());
+            add(&self.tally.reuse_nanos, time);
+        }
+        Some(block)
+    }
+
+    fn find_idle(&self, fit: &Fit, thorough: bool) -> Option<Box<Block>> {
         let home = thread_number();
         for number in home..home + self.shards.len() {
             let shard = self.shard(number);
@@ -232,6 +252,7 @@ impl Store {
             threads.live.retain(|other| !Arc::ptr_eq(other, slots));
             threads.past_hits += slots.counters.hits();
             threads.past_reused_bytes += slots.counters.reused_bytes();
+            threads.past_excess_bytes += slots.counters.excess_bytes();
         }
         for block in slots.drain() {
             self.put_in_shards(block);

@@ -63,9 +63,10 @@ pub(crate) struct Store {
 #[derive(Default)]
 pub(crate) struct Threads {
     pub(crate) live: Vec<Arc<Slots>>,
-    /// Leases that threads served from their caches before they ended, and the capacity of these, in bytes.
+    /// Leases that threads served from their caches before they ended, the capacity of these, and what of it was not asked for, in bytes.
     pub(crate) past_hits: u64,
     pub(crate) past_reused_bytes: u64,
+    pub(crate) past_excess_bytes: u64,
 }
 
 /// What a request gets from the gate.
@@ -157,6 +158,7 @@ impl Store {
             // As in `admit`.
             self.heed_attention();
             let mut block = idle?;
+            self.count_excess(&block, &fit);
             block.recycle();
             block.home = self.home_of(capacity);
             Some(block)
@@ -172,9 +174,17 @@ impl Store {
         patience: Patience,
     ) -> Result<Box<Block>, GetError> {
         let mut block = self.find_or_map(fit, patience)?;
+        self.count_excess(&block, fit);
         block.home = self.home_of(block.capacity());
         self.tick();
         Ok(block)
+    }
+
+    fn count_excess(&self, block: &Block, fit: &Fit) {
+        add(
+            &self.tally.excess_bytes,
+            (block.capacity() - fit.len) as u64,
+        );
     }
 
     fn find_or_map(
