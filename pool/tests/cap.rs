@@ -398,3 +398,24 @@ fn a_pool_is_dropped_while_others_return_its_buffers() {
         }
     }
 }
+
+#[test]
+fn a_full_pool_of_one_size_maps_nothing_again() {
+    const LEN: usize = 256 << 10;
+    let pool = BufferPool::builder()
+        .min_buffer_size(64 << 10)
+        .max_bytes(3 * LEN)
+        .build();
+    thread::scope(|scope| {
+        for _ in 0..5 {
+            scope.spawn(|| {
+                for _ in 0..2000 {
+                    drop(pool.get(LEN));
+                }
+            });
+        }
+    });
+    let stats = pool.stats();
+    assert!(stats.fresh <= 3, "{stats}");
+    assert_eq!((stats.gets, stats.evictions), (10_000, 0), "{stats}");
+}

@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use super::Store;
+use super::{Grant, Store};
+use crate::fit::Fit;
 
 /// What happened on the slow paths.
 #[derive(Default)]
@@ -53,20 +54,31 @@ impl Store {
         })
     }
 
-    /// Claims `bytes`, freeing idle buffers if that is what it takes, and none if it would not help.
-    pub(super) fn make_room(self: &Arc<Self>, bytes: usize, max_bytes: usize) -> Option<Claim> {
+    /// Makes room for what `fit` asks for, freeing idle buffers if that is what it takes, and none if it would not help.
+    ///
+    /// A buffer that came back meanwhile and fits is not freed but leased.
+    pub(super) fn make_room(self: &Arc<Self>, fit: &Fit, max_bytes: usize) -> Option<Grant> {
         loop {
-            if let Some(claim) = self.claim(bytes) {
-                return Some(claim);
+            if let Some(claim) = self.claim(fit.fresh) {
+                return Some(Grant::Room(claim));
             }
             let missing = self
                 .held
                 .load(Ordering::SeqCst)
-                .saturating_sub(max_bytes - bytes);
+                .saturating_sub(max_bytes - fit.fresh);
             if self.idle_bytes() < missing {
                 return None;
             }
-            drop(self.evict()?);
+            // Moves what lies in slots to the shards, where it is found.
+            let victim = self.evict()?;
+            if let Some(block) = self.take_idle(fit, true) {
+                self.put_in_shards(victim);
+                return Some(Grant::Idle(block));
+            }
+            if fit.accepts(victim.capacity()) {
+                return Some(Grant::Idle(self.stolen(victim)));
+            }
+            add(&self.tally.evictions, 1);
         }
     }
 }

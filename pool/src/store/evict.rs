@@ -20,6 +20,7 @@ impl Store {
             && let Some(victim) = self.evict()
         {
             freed += victim.capacity();
+            add(&self.tally.evictions, 1);
         }
         if self.idle_bytes() > target {
             freed += local::release_private(self);
@@ -33,12 +34,9 @@ impl Store {
 
     /// Takes out the idle buffer that the policy wants least.
     pub(super) fn evict(&self) -> Option<Box<Block>> {
-        let victim = self
-            .gather_slots()
+        self.gather_slots()
             .or_else(|| self.choose())
-            .or_else(|| self.take_from_slots())?;
-        add(&self.tally.evictions, 1);
-        Some(victim)
+            .or_else(|| self.take_from_slots())
     }
 
     /// Moves what lies in threads' slots to the shards as long as these have room. So nothing is lost for lack of places:

@@ -188,7 +188,7 @@ impl Store {
         found
     }
 
-    fn stolen(&self, block: Box<Block>) -> Box<Block> {
+    pub(super) fn stolen(&self, block: Box<Block>) -> Box<Block> {
         add(&self.tally.stolen, 1);
         add(&self.tally.stolen_bytes, block.capacity() as u64);
         block

@@ -254,7 +254,7 @@ impl Store {
             };
             match idle {
                 Some(block) => Some(Grant::Idle(block)),
-                None => self.make_room(fit.fresh, max_bytes).map(Grant::Room),
+                None => self.make_room(fit, max_bytes),
             }
         });
         if let Some(waited) = waited {
