@@ -62,6 +62,11 @@ impl BufferPool {
         Builder::default()
     }
 
+    #[cfg(all(test, loom))]
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
     pub(crate) fn with_config(config: Config) -> Self {
         let store = Arc::new(Store::new(config));
         Self {

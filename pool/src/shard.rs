@@ -1,16 +1,12 @@
 //! A part of the shared idle buffers, behind its own lock.
 
-use std::{
-    collections::BTreeMap,
-    sync::atomic::{AtomicUsize, Ordering},
-};
-
-use parking_lot::Mutex;
+use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use crate::{
     block::Block,
     evict::{EvictionPolicy, Evictor, Key, Ticket},
     fit::Fit,
+    sync::{AtomicUsize, Mutex},
 };
 
 /// Idle buffers by capacity, and the eviction policy's view of them.
