@@ -196,6 +196,7 @@ struct Cache {
     store: Arc<Store>,
     slots: Arc<Slots>,
     /// The last returned on top.
+    #[expect(clippy::vec_box, reason = "blocks come and go in their boxes")]
     private: Vec<Box<Block>>,
     /// Most buffers on the stack: what the slots leave of the thread's number.
     max_private: usize,

@@ -142,8 +142,11 @@ mod modelled {
     /// The word is the place of a box in a table, plus one. Loom also sees to it that a box is seen whole by whoever takes it.
     pub(crate) struct BoxCell<T> {
         word: AtomicUsize,
-        table: sync::Mutex<Vec<Option<(Box<T>, Cell<()>)>>>,
+        table: sync::Mutex<Table<T>>,
     }
+
+    /// Boxes that were put in, and what shows whether all of a box's past is known to who takes it.
+    type Table<T> = Vec<Option<(Box<T>, Cell<()>)>>;
 
     impl<T> Default for BoxCell<T> {
         fn default() -> Self {
@@ -155,7 +158,7 @@ mod modelled {
     }
 
     impl<T> BoxCell<T> {
-        fn table(&self) -> sync::MutexGuard<'_, Vec<Option<(Box<T>, Cell<()>)>>> {
+        fn table(&self) -> sync::MutexGuard<'_, Table<T>> {
             self.table.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
