@@ -1,6 +1,6 @@
-//! What threads share, through one door: the real types, or in the tests under `cfg(loom)` those that loom explores.
+//! What threads share, through one door: the real types, or in the crate's own tests under `cfg(loom)` those that loom explores.
 //!
-//! Counters that nothing is ordered by come from `std` in both cases: loom would only lose time over them.
+//! What nothing is ordered by, such as counters, comes from `std` in both cases: loom would only lose time over it.
 
 #[cfg(all(test, loom))]
 pub(crate) use self::modelled::*;
