@@ -316,6 +316,7 @@ mod modelled {
             }
         };
     }
+
     macro_rules! global {
         ($(#[$attribute:meta])* static $name:ident: $type:ty = $value:expr;) => {
             ::loom::lazy_static! {
