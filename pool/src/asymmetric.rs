@@ -7,11 +7,13 @@
 use std::{
     sync::{
         OnceLock,
-        atomic::{Ordering, compiler_fence, fence},
+        atomic::{Ordering, compiler_fence},
     },
     thread,
     time::Duration,
 };
+
+use crate::sync::fence;
 
 /// How this process's threads order a write before a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +22,11 @@ pub(crate) enum Asymmetric {
     ByKernel,
     /// Every thread fences for itself.
     BySelf,
+    /// What is wrong, so that the models can show that they would find it.
+    #[cfg(all(test, pool_loom))]
+    LightForgotten,
+    #[cfg(all(test, pool_loom))]
+    HeavyForgotten,
 }
 
 impl Asymmetric {
@@ -41,11 +48,19 @@ impl Asymmetric {
         match self {
             Self::ByKernel => compiler_fence(Ordering::SeqCst),
             Self::BySelf => fence(Ordering::SeqCst),
+            #[cfg(all(test, pool_loom))]
+            Self::HeavyForgotten => fence(Ordering::SeqCst),
+            #[cfg(all(test, pool_loom))]
+            Self::LightForgotten => {}
         }
     }
 
     /// The rare side's fence: a system call of some microseconds.
     pub(crate) fn heavy(self) {
+        #[cfg(all(test, pool_loom))]
+        if self == Self::HeavyForgotten {
+            return;
+        }
         fence(Ordering::SeqCst);
         // A forked child may have to register again.
         if self == Self::ByKernel

@@ -2,15 +2,13 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use crossbeam_utils::CachePadded;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::sync::{AtomicUsize, Condvar, Mutex, MutexGuard};
 
 /// Set when the last handle is gone; below it the number of waiting requests is counted.
 const CLOSED: usize = 1 << (usize::BITS - 1);

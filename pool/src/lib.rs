@@ -10,12 +10,15 @@ mod evict;
 mod fit;
 mod gate;
 mod local;
+#[cfg(all(test, pool_loom))]
+mod loom_tests;
 mod pool;
 mod pool_id;
 mod shard;
 mod slots;
 mod stats;
 mod store;
+mod sync;
 
 pub use buffer::{Origin, PooledBuffer};
 pub use builder::Builder;

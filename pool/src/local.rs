@@ -12,10 +12,7 @@
 use std::{
     cell::RefCell,
     iter, mem,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 use crate::{
@@ -23,6 +20,7 @@ use crate::{
     fit::Fit,
     slots::Slots,
     store::{Store, thread_number},
+    sync::{AtomicUsize, global, per_thread},
 };
 
 /// Largest buffer, in bytes, that is kept on a private stack.
@@ -33,12 +31,14 @@ pub(crate) const PRIVATE_BYTES: usize = 8 << 20;
 /// So many hits of a thread's cache pass until somebody looks at the clock.
 const TICK_EVERY: u64 = 1024;
 
-/// Moves when some pool recalls private buffers or is dropped, so that threads look after their caches.
-///
-/// Read on every operation and written almost never: its cache line stays shared.
-static RECALLS: AtomicUsize = AtomicUsize::new(0);
+global! {
+    /// Moves when some pool recalls private buffers or is dropped, so that threads look after their caches.
+    ///
+    /// Read on every operation and written almost never: its cache line stays shared.
+    static RECALLS: AtomicUsize = AtomicUsize::new(0);
+}
 
-thread_local! {
+per_thread! {
     static CACHES: RefCell<Caches> = const { RefCell::new(Caches::new()) };
 }
 
@@ -93,6 +93,13 @@ pub(crate) fn tidy() {
             caches.tidy();
         }
     });
+}
+
+/// What the end of a thread does, at a moment that a model can wait for.
+#[cfg(all(test, pool_loom))]
+pub(crate) fn end_thread() {
+    let caches = CACHES.with(|caches| caches.replace(Caches::new()));
+    drop(caches);
 }
 
 /// A thread's caches, one for each pool.

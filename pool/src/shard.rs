@@ -2,18 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
-
-use parking_lot::Mutex;
 
 use crate::{
     block::Block,
     evict::{Balance, EvictionPolicy, Evictor, Key, Ticket},
     fit::Fit,
+    sync::{AtomicUsize, Mutex},
 };
 
 /// Idle buffers by capacity, and the eviction policy's view of them.

@@ -12,16 +12,14 @@
 //!
 //! The owner uses the places as a stack, so that it finds what it wants at the top without a search.
 
-use std::{
-    mem::ManuallyDrop,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam_utils::{CachePadded, atomic::AtomicCell};
+use crossbeam_utils::CachePadded;
 
 use crate::{
     block::Block,
     fit::{Fit, SMALL_PAGE},
+    sync::{BoxCell, Tag},
 };
 
 const SLOTS_PER_LINE: usize = 8;
@@ -40,9 +38,8 @@ pub(crate) struct Slots {
 
 #[derive(Default)]
 struct Slot {
-    tag: AtomicU64,
-    /// Of a type without a destructor, for which a store need not look at what was there.
-    block: AtomicCell<ManuallyDrop<Option<Box<Block>>>>,
+    tag: Tag,
+    block: BoxCell<Block>,
 }
 
 /// Written by the owning thread alone, so a relaxed load and store make an increment.
@@ -100,14 +97,9 @@ impl Counters {
 }
 
 impl Slot {
-    #[inline]
-    fn swap_out(&self) -> Option<Box<Block>> {
-        ManuallyDrop::into_inner(self.block.swap(ManuallyDrop::default()))
-    }
-
     /// Empties the slot; clears `tag`, which was read from it before.
     fn take(&self, tag: u64) -> Option<Box<Block>> {
-        let block = self.swap_out();
+        let block = self.block.take();
         if tag != EMPTY {
             // Lost if the owner has put another buffer in since: then its tag must stay.
             let _ = self
@@ -195,7 +187,7 @@ impl Slots {
         *top = index + 1;
         let slot = self.slot(index);
         let tag = tag(generation, block.capacity());
-        slot.block.store(ManuallyDrop::new(Some(block)));
+        slot.block.put(block);
         slot.tag.store(tag, Ordering::Release);
         None
     }
@@ -227,7 +219,7 @@ impl Slots {
     #[inline]
     fn take_at(&self, index: usize, top: &mut usize) -> Option<Box<Block>> {
         let slot = self.slot(index);
-        let block = slot.swap_out();
+        let block = slot.block.take();
         // Nobody else ever makes a tag non-zero.
         slot.tag.store(EMPTY, Ordering::Release);
         *top = index;
@@ -315,8 +307,9 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg(not(pool_loom))]
     fn a_slot_is_one_word_exchanged_without_a_lock() {
-        assert!(AtomicCell::<ManuallyDrop<Option<Box<Block>>>>::is_lock_free());
+        assert!(BoxCell::<Block>::is_lock_free());
         assert_eq!(size_of::<Slot>(), 16);
     }
 

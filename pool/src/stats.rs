@@ -112,7 +112,9 @@ impl Stats {
         let stolen_hits = shards.iter().map(|hits| hits.stolen).sum::<u64>()
             + tally.stolen.load(Ordering::Relaxed);
         let fresh = tally.fresh.load(Ordering::Relaxed);
-        let idle_bytes = store.idle_bytes();
+        let held_bytes = store.held_bytes();
+        // A slot that another thread has just emptied may still be counted.
+        let idle_bytes = store.idle_bytes().min(held_bytes);
         Self {
             gets: thread_hits + shard_hits + stolen_hits + fresh,
             thread_hits,
@@ -121,7 +123,7 @@ impl Stats {
             fresh,
             preallocated: tally.preallocated.load(Ordering::Relaxed),
             evictions: tally.evictions.load(Ordering::Relaxed),
-            leased_bytes: store.held_bytes().saturating_sub(idle_bytes),
+            leased_bytes: held_bytes - idle_bytes,
             idle_bytes,
             private_bytes,
             pinned_bytes: store.pinned_bytes(),

@@ -15,14 +15,18 @@ use super::{
 };
 use crate::{
     GetError, Origin, block::Block, evict::Heat, fit::Fit, local, shard::Shard, slots::Slots,
+    sync::per_thread,
 };
 
 /// Of as many searches one is timed: reading the clock takes as long as a search.
 const TIMED_ONE_IN: u32 = 64;
 
-thread_local! {
+per_thread! {
     /// The thread's number, which chooses its home shard. Without a destructor, so it works while the thread ends.
     static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+thread_local! {
     /// How often the thread looked for idle buffers outside its caches.
     static SEARCHES: Cell<u32> = const { Cell::new(TIMED_ONE_IN / 2) };
 }
@@ -30,12 +34,14 @@ thread_local! {
 /// This thread's number: threads are numbered as they come, so neighbours spread over the shards.
 pub(crate) fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    NUMBER.with(|number| {
+    let number = NUMBER.try_with(|number| {
         if number.get() == usize::MAX {
             number.set(NEXT.fetch_add(1, Ordering::Relaxed));
         }
         number.get()
-    })
+    });
+    // Without a destructor it is there to the end; only loom takes it away.
+    number.unwrap_or_default()
 }
 
 impl Store {

@@ -7,15 +7,12 @@ mod idle;
 
 use std::{
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use crossbeam_utils::CachePadded;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
 pub(crate) use self::account::Claim;
 pub(crate) use self::idle::thread_number;
@@ -34,6 +31,7 @@ use crate::{
     pool_id::PoolId,
     shard::Shard,
     slots::Slots,
+    sync::{AtomicUsize, Held, RwLock},
 };
 
 /// The shared part of a pool. Every block holds it alive; the last public handle closes it.
@@ -48,7 +46,7 @@ pub(crate) struct Store {
     /// How often threads were asked to give back what they hold privately.
     recalls: CachePadded<AtomicUsize>,
     /// Bytes of all blocks. Changes only when memory is taken from the operating system or given back to it.
-    held: CachePadded<AtomicUsize>,
+    held: CachePadded<Held>,
     peak: AtomicUsize,
     pinned: AtomicUsize,
     pub(crate) tally: Tally,
@@ -320,6 +318,14 @@ impl Store {
             Origin::Fresh { time },
             heat,
         )))
+    }
+
+    /// A block that nobody asked for.
+    #[cfg(all(test, pool_loom))]
+    pub(crate) fn fresh(self: &Arc<Self>, bytes: usize) -> Box<Block> {
+        let room = self.claim(bytes).expect("room");
+        self.map(room, &self.fit(bytes), Heat::NEW)
+            .expect("a small map")
     }
 
     /// After a change of the gate's word: whatever a thread put into a slot without noticing the change is visible afterwards.
