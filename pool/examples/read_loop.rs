@@ -13,6 +13,7 @@ use std::{
     io::{self, Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     thread,
+    time::Duration,
 };
 
 use ckload_pool::BufferPool;
@@ -21,11 +22,14 @@ const CLIENTS: u8 = 4;
 const REQUESTS: usize = 50;
 const LARGEST: usize = 3 << 20;
 const BUFFER: usize = 256 << 10;
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Fewer buffers than connections.
 const MAX_BYTES: usize = 3 * BUFFER;
 
 /// A request is its length, four bytes, and a body; the answer is the sum of the body's bytes.
 fn serve(mut connection: TcpStream, pool: &BufferPool) -> io::Result<()> {
+    // A client that falls silent in the middle of a request must not keep a buffer for ever.
+    connection.set_read_timeout(Some(PATIENCE))?;
     loop {
         let mut len = [0; 4];
         match connection.read_exact(&mut len) {

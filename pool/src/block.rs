@@ -1,6 +1,6 @@
 //! Memory from the operating system: mapped, aligned, faulted in and, where wanted, locked.
 
-use std::{io, sync::Arc};
+use std::{io, mem, num::NonZero, process, sync::Arc};
 
 use memmap2::{MmapMut, MmapOptions};
 use region::LockGuard;
@@ -26,6 +26,8 @@ pub(crate) struct Memory {
     /// Where the usable window starts; not zero when the map has slack for alignment.
     offset: usize,
     capacity: usize,
+    /// The only process that has the map, if forked children do not get it.
+    sole_owner: Option<NonZero<u32>>,
 }
 
 /// What a map asks of the kernel.
@@ -53,9 +55,13 @@ impl Memory {
             map,
             offset,
             capacity,
+            sole_owner: None,
         };
         memory.advise_page_size(advised.huge);
         memory.advise_privacy(advised)?;
+        if advised.dont_fork {
+            memory.sole_owner = NonZero::new(process::id());
+        }
         memory.populate()?;
         Ok(memory)
     }
@@ -65,6 +71,12 @@ impl Memory {
         let window = self.bytes();
         self.lock = Some(region::lock(window.as_ptr(), window.len())?);
         Ok(())
+    }
+
+    /// Whether this process has the map. A forked child may not.
+    fn is_here(&self) -> bool {
+        self.sole_owner
+            .is_none_or(|owner| owner.get() == process::id())
     }
 
     fn bytes(&self) -> &[u8] {
@@ -137,6 +149,18 @@ impl Memory {
         let page = region::page::size();
         for byte in self.bytes_mut().iter_mut().step_by(page) {
             *byte = 0;
+        }
+    }
+}
+
+impl Drop for Memory {
+    /// In a forked child that did not get the map, something else may lie at its address by now: that must not be unmapped.
+    fn drop(&mut self) {
+        if !self.is_here()
+            && let Ok(nothing) = map_bytes(1)
+        {
+            mem::forget(self.lock.take());
+            mem::forget(mem::replace(&mut self.map, nothing));
         }
     }
 }
@@ -218,6 +242,13 @@ impl Block {
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         self.memory.bytes_mut()
+    }
+
+    /// Zeroes the first `len` bytes, if there are any in this process.
+    pub(crate) fn zero(&mut self, len: usize) {
+        if self.memory.is_here() {
+            self.bytes_mut()[..len].fill(0);
+        }
     }
 
     /// Notes that the block is leased again.

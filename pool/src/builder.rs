@@ -156,8 +156,8 @@ impl Builder {
     /// Whether forked children do not get the pool's memory (`MADV_DONTFORK`): a fork of a process with tens of gigabytes is quicker,
     /// and writing to them afterwards copies no page.
     ///
-    /// In the child the buffers do not exist: it has to replace itself (`exec`) or end without touching the pool or a buffer of it; reading
-    /// one ends it (SIGSEGV). Without this option a child gets copies of all buffers, page by page as one of the two writes to
+    /// In the child the buffers do not exist: it should replace itself (`exec`) or end. It may drop buffers and the pool, but must not look
+    /// into a buffer or ask the pool for one: what lay there is gone (SIGSEGV), or is something else of the child's by now. Without this option a child gets copies of all buffers, page by page as one of the two writes to
     /// them, and a pool that works; locked memory is not locked in the child.
     ///
     /// Linux only, as [`dont_dump`](Self::dont_dump).

@@ -1,6 +1,12 @@
 //! What a buffer and a pool are to their users, whatever the memory behind them does.
 
-use std::{cell::RefCell, sync::mpsc, thread};
+use std::{
+    cell::RefCell,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
 use ckload_pool::{BufferPool, Origin, PooledBuffer, Stats};
 
@@ -106,6 +112,63 @@ fn a_panic_returns_what_it_held() {
     assert_eq!(pool.get(32 * MIB).origin(), Origin::Recycled);
 }
 
+#[test]
+fn a_caught_panic_leaves_the_thread_s_cache_in_use() {
+    in_new_thread(|| {
+        let pool = BufferPool::new();
+        for _ in 0..3 {
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                let _held = pool.get(2 * MIB);
+                panic!("on purpose");
+            }));
+            assert!(result.is_err());
+        }
+        assert_eq!((pool.stats().fresh, pool.stats().thread_hits), (1, 2));
+    });
+}
+
+#[test]
+fn who_waits_is_served_by_a_thread_that_dies() {
+    let pool = BufferPool::builder().max_bytes(8 * MIB).build();
+    thread::scope(|scope| {
+        for in_thread_local in [false, true] {
+            let (to_test, holding) = mpsc::channel();
+            let pool = &pool;
+            let holder = scope.spawn(move || {
+                let held = pool.get(8 * MIB);
+                to_test.send(()).expect("the test waits");
+                while pool.stats().waiting == 0 {
+                    thread::yield_now();
+                }
+                if in_thread_local {
+                    // Dropped after the thread's last line.
+                    LATE.with(|late| late.borrow_mut().push(held));
+                } else {
+                    panic!("on purpose");
+                }
+            });
+            holding.recv().expect("the thread works");
+            let buffer = pool.get_timeout(8 * MIB, Duration::from_secs(60));
+            assert_eq!(buffer.expect("the dead return it").len(), 8 * MIB);
+            assert_eq!(holder.join().is_ok(), in_thread_local);
+        }
+    });
+}
+
+#[test]
+fn threads_that_come_and_go_take_no_memory_along() {
+    let pool = BufferPool::new();
+    for _ in 0..200 {
+        let worker = pool.clone();
+        thread::spawn(move || drop((worker.get(MIB), worker.get(32 * MIB))))
+            .join()
+            .expect("no panic");
+    }
+    let stats = pool.stats();
+    assert_eq!((stats.gets, stats.fresh, stats.private_bytes), (400, 2, 0));
+    assert_eq!(pool.held_bytes(), 33 * MIB);
+}
+
 thread_local! {
     static EARLY: RefCell<Vec<PooledBuffer>> = const { RefCell::new(Vec::new()) };
     static LATE: RefCell<Vec<PooledBuffer>> = const { RefCell::new(Vec::new()) };
@@ -149,6 +212,30 @@ fn buffers_in_thread_locals_may_outlive_their_pool() {
     })
     .join()
     .expect("ending a thread never panics");
+}
+
+#[test]
+fn a_pool_in_a_thread_local_may_end_with_its_thread() {
+    thread_local! {
+        static POOL: RefCell<Option<BufferPool>> = const { RefCell::new(None) };
+    }
+    for pool_first in [true, false] {
+        let kept = thread::spawn(move || {
+            let pool = BufferPool::new();
+            let kept = pool.get(40 * MIB);
+            if pool_first {
+                // Set up before the pool's own thread-local, and so torn down after it.
+                POOL.set(Some(pool.clone()));
+            }
+            drop((pool.get(MIB), pool.get(24 * MIB)));
+            LATE.with(|late| late.borrow_mut().push(pool.get(MIB)));
+            POOL.set(Some(pool));
+            kept
+        })
+        .join()
+        .expect("ending a thread never panics");
+        assert!(kept.iter().all(|&byte| byte == 0));
+    }
 }
 
 #[test]

@@ -1,10 +1,13 @@
-//! What a forked child sees and may do. One test alone in its process, since a child gets only the thread that forks.
+//! What a forked child sees and may do.
+//!
+//! A child gets only the thread that forks, and locks as the others hold them, so one test runs at a time.
 
 #![cfg(target_os = "linux")]
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     process::exit,
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
 };
 
@@ -13,6 +16,11 @@ use fork::{Fork, WEXITSTATUS, WIFEXITED, fork, waitpid};
 use procfs::process::Process;
 
 const MIB: usize = 1 << 20;
+
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Runs `run` in a forked child, and fails if it does not come to its end.
 #[track_caller]
@@ -42,6 +50,7 @@ fn is_mapped(address: usize) -> bool {
 
 #[test]
 fn a_child_has_a_pool_of_its_own_or_none() {
+    let _alone = alone();
     for pinned in [false, true] {
         let pool = BufferPool::builder().pinned_memory(pinned).build();
         let mut held = pool.get(6 * MIB);
@@ -84,4 +93,45 @@ fn a_child_has_a_pool_of_its_own_or_none() {
     assert!(is_mapped(address));
     in_child(|| assert!(!is_mapped(address)));
     assert!(held.iter().all(|&byte| byte == 1));
+}
+
+#[test]
+fn a_child_without_the_pool_s_memory_may_drop_what_it_cannot_touch() {
+    let _alone = alone();
+    for (pinned, zeroed) in [(false, false), (true, false), (false, true)] {
+        let pool = BufferPool::builder()
+            .dont_fork(true)
+            .pinned_memory(pinned)
+            .zero_on_return(zeroed)
+            .build();
+        let held = pool.get(6 * MIB);
+        let address = held.as_ptr().addr();
+        drop((pool.get(MIB), pool.get(20 * MIB)));
+        let mut both = Some((pool, held));
+        in_child(|| {
+            // The child's own memory takes the place of what it did not get.
+            let own = BufferPool::new();
+            let mut in_the_gap: Vec<_> = (0..40).map(|_| own.get(2 * MIB)).collect();
+            assert!(
+                in_the_gap
+                    .iter()
+                    .any(|buffer| address <= buffer.as_ptr().addr()
+                        && buffer.as_ptr().addr() < address + 6 * MIB)
+            );
+            in_the_gap.iter_mut().for_each(|buffer| buffer.fill(5));
+            let (pool, held) = both.take().expect("taken once in each process");
+            drop(held);
+            pool.clear();
+            drop(pool);
+            assert!(
+                in_the_gap
+                    .iter()
+                    .all(|buffer| buffer.iter().all(|&byte| byte == 5))
+            );
+        });
+        let (pool, held) = both.expect("only the child took them");
+        assert_eq!(pool.held_bytes(), 27 * MIB);
+        drop(held);
+        assert_eq!(pool.get(6 * MIB).origin(), Origin::Recycled);
+    }
 }

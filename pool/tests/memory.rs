@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use ckload_pool::{BufferPool, Origin};
+use ckload_pool::{BufferPool, Origin, PooledBuffer};
 use procfs::process::{MMapPath, Process, VmFlags};
 
 const KIB: usize = 1 << 10;
@@ -236,6 +236,48 @@ fn locked_memory_rises_and_falls_with_the_pool() {
     assert_eq!(locked() - before, kept.capacity());
     drop(kept);
     assert_eq!(locked(), before);
+}
+
+#[test]
+fn what_was_preallocated_or_recycled_is_locked_once() {
+    let _alone = alone();
+    let before = locked();
+    let pool = BufferPool::builder()
+        .pinned_memory(true)
+        .tls_cache_size(2)
+        .build();
+    assert_eq!(pool.preallocate(4, 8 * MIB).expect("memory"), 4);
+    if pool.stats().pin_failures > 0 {
+        println!("skipped: locking is refused here");
+        return;
+    }
+    let check = |what: &str, expected: usize| {
+        assert_eq!(locked() - before, expected, "{what}");
+        assert_eq!(pool.stats().pinned_bytes, expected, "{what}");
+        assert_eq!(pool.held_bytes(), expected, "{what}");
+    };
+    check("preallocated", 32 * MIB);
+    let held: Vec<_> = (0..4).map(|_| pool.get(8 * MIB)).collect();
+    assert!(held.iter().all(PooledBuffer::is_pinned));
+    check("leased", 32 * MIB);
+    drop(held);
+    check("in a thread's cache and in shards", 32 * MIB);
+    for _ in 0..3 {
+        // By a thread that ends with buffers in its cache.
+        thread::scope(|scope| {
+            scope
+                .spawn(|| drop([0, 1, 2].map(|_| pool.get(8 * MIB))))
+                .join()
+        })
+        .expect("no panic");
+        check("recycled by a thread that ended", 32 * MIB);
+    }
+    pool.clear();
+    check("freed", 0);
+    // Small buffers share no page with another's lock, and are freed when they come back.
+    let (small, large) = (pool.get(100), pool.get(8 * MIB));
+    drop(small);
+    check("beside a small one that was freed", large.capacity());
 }
 
 /// Set in the process that the test below starts, which may not lock.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use ckload_pool::{BufferPool, EvictionPolicy, Origin, PooledBuffer};
+use ckload_pool::{BufferPool, EvictionPolicy, Origin, PooledBuffer, Stats};
 use fastrand::Rng;
 
 const KIB: usize = 1 << 10;
@@ -57,6 +57,36 @@ fn random_len(random: &mut Rng) -> usize {
     (2_f64.powf(random.f64() * 11.0) * 4.0 * KIB as f64) as usize
 }
 
+/// What was found where, and what is hidden in threads.
+fn check_levels(pool: &BufferPool, stats: &Stats) {
+    let elsewhere = stats.shard_hits + stats.stolen_hits;
+    assert!(stats.thread_hits == 0 || pool.tls_cache_size() > 0);
+    assert!(elsewhere == 0 || pool.max_idle_buffers() + pool.tls_cache_size() > 0);
+    assert!(stats.reuse_time.is_zero() || elsewhere > 0);
+    let most = match pool.max_bytes() {
+        None if pool.tls_cache_size() > 0 => 8 * MIB,
+        _ => 0,
+    };
+    assert!(stats.private_bytes <= stats.idle_bytes.min(most), "{stats}");
+    let idle: usize = pool.idle_capacities().iter().sum();
+    assert_eq!(idle + stats.private_bytes, stats.idle_bytes);
+}
+
+fn check_pinned(pool: &BufferPool, stats: &Stats, held: &[Held]) {
+    let pinned: usize = held
+        .iter()
+        .filter(|held| held.buffer.is_pinned())
+        .map(|held| held.buffer.capacity())
+        .sum();
+    assert!((pinned..=pool.held_bytes()).contains(&stats.pinned_bytes));
+    assert_eq!(stats.pin_failures > 0, stats.last_pin_error.is_some());
+    if !pool.is_pinned() {
+        assert_eq!((stats.pinned_bytes, stats.pin_failures), (0, 0));
+    } else if stats.pin_failures == 0 {
+        assert_eq!(stats.pinned_bytes, pool.held_bytes());
+    }
+}
+
 #[test]
 fn one_thread_agrees_with_the_model() {
     let seed = fastrand::u64(..);
@@ -67,6 +97,8 @@ fn one_thread_agrees_with_the_model() {
         let mut held: Vec<Held> = Vec::new();
         let (mut served, mut fresh) = (0, 0);
         let (mut reused_bytes, mut excess_bytes) = (0, 0);
+        let (mut fresh_bytes, mut fresh_time) = (0, Duration::ZERO);
+        let (mut preallocated, mut peak_bytes) = (0, 0);
         for step in 0..300 {
             match random.u8(..20) {
                 0..9 => {
@@ -86,10 +118,13 @@ fn one_thread_agrees_with_the_model() {
                         let capacity = buffer.capacity() as u64;
                         served += 1;
                         excess_bytes += capacity - buffer.len() as u64;
-                        if buffer.origin() == Origin::Recycled {
-                            reused_bytes += capacity;
-                        } else {
-                            fresh += 1;
+                        match buffer.origin() {
+                            Origin::Fresh { time } => {
+                                fresh += 1;
+                                fresh_bytes += capacity;
+                                fresh_time += time;
+                            }
+                            _ => reused_bytes += capacity,
                         }
                         if pool.zero_on_return() || (zeroed && pool.max_bytes().is_none()) {
                             assert!(buffer.iter().all(|&byte| byte == 0));
@@ -101,8 +136,12 @@ fn one_thread_agrees_with_the_model() {
                     held.swap_remove(random.usize(..held.len())).check();
                 }
                 17 => {
-                    pool.preallocate(random.usize(..4), random_len(&mut random))
+                    let len = random_len(&mut random);
+                    let mapped = pool
+                        .preallocate(random.usize(..4), len)
                         .expect("memory, and less than any cap");
+                    preallocated += mapped as u64;
+                    fresh_bytes += (mapped * pool.capacity_for(len)) as u64;
                 }
                 18 => {
                     let target = random.usize(..20 * MIB);
@@ -128,13 +167,21 @@ fn one_thread_agrees_with_the_model() {
                 (stats.reused_bytes, stats.excess_bytes),
                 (reused_bytes, excess_bytes)
             );
-            let pinned: usize = held
-                .iter()
-                .filter(|held| held.buffer.is_pinned())
-                .map(|held| held.buffer.capacity())
-                .sum();
-            assert!((pinned..=pool.held_bytes()).contains(&stats.pinned_bytes));
-            assert!(pool.max_bytes().is_none_or(|max| stats.peak_bytes <= max));
+            assert_eq!(
+                (stats.fresh_bytes, stats.preallocated),
+                (fresh_bytes, preallocated)
+            );
+            assert!(stats.fresh_time >= fresh_time);
+            assert!(stats.fresh_time == fresh_time || preallocated > 0);
+            peak_bytes = pool.held_bytes().max(peak_bytes);
+            assert_eq!(stats.peak_bytes, peak_bytes);
+            assert!(pool.max_bytes().is_none_or(|max| peak_bytes <= max));
+            let gone = fresh + preallocated - held.len() as u64;
+            assert!(stats.evictions <= gone, "{stats}");
+            assert_eq!((stats.waits, stats.waiting), (0, 0), "nobody waited");
+            assert!(stats.wait_time.is_zero());
+            check_levels(&pool, &stats);
+            check_pinned(&pool, &stats, &held);
         }
         held.iter().for_each(Held::check);
         held.clear();
@@ -199,6 +246,10 @@ fn many_threads_never_share_a_buffer() {
         assert_eq!((stats.leased_bytes, stats.waiting), (0, 0), "{stats}");
         assert_eq!(stats.idle_bytes, pool.held_bytes());
         assert_eq!(stats.gets, served.load(Ordering::Relaxed));
+        assert_eq!(stats.gets, stats.hits() + stats.fresh);
+        assert!(stats.waits > 0 || stats.wait_time.is_zero());
+        check_levels(&pool, &stats);
+        check_pinned(&pool, &stats, &[]);
         assert!(pool.max_bytes().is_none_or(|max| stats.peak_bytes <= max));
         pool.clear();
         assert_eq!((pool.held_bytes(), pool.stats().pinned_bytes), (0, 0));

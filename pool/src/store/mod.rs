@@ -77,7 +77,7 @@ enum Grant {
 #[inline]
 pub(crate) fn give_back(mut block: Box<Block>, len: usize) {
     if block.zero_on_return {
-        block.bytes_mut()[..len].fill(0);
+        block.zero(len);
     }
     if let Some(block) = local::put(block) {
         give_to_shards(block);
