@@ -48,7 +48,7 @@ pub(crate) fn recall() {
 }
 
 /// Leases a buffer from this thread's cache.
-#[inline]
+#[inline(always)]
 pub(crate) fn take(store: &Store, fit: &Fit) -> Option<Box<Block>> {
     CACHES
         .try_with(|caches| caches.try_borrow_mut().ok()?.take(store, fit))
@@ -59,7 +59,7 @@ pub(crate) fn take(store: &Store, fit: &Fit) -> Option<Box<Block>> {
 /// Puts a buffer into this thread's cache; what must go to the shards instead comes back.
 ///
 /// While a thread ends its caches may be gone already; then that is the buffer itself.
-#[inline]
+#[inline(always)]
 pub(crate) fn put(block: Box<Block>) -> Option<Box<Block>> {
     let mut left = Some(block);
     // An error means that the thread is ending.
@@ -125,7 +125,7 @@ impl Caches {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn of_pool(&mut self, number: usize) -> Option<&mut Cache> {
         if number != self.recent_number {
             self.select(number);
@@ -145,13 +145,13 @@ impl Caches {
         self.recent_number = number;
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, store: &Store, fit: &Fit) -> Option<Box<Block>> {
         self.heed_recalls();
         self.of_pool(store.id())?.take(fit)
     }
 
-    #[inline]
+    #[inline(always)]
     fn put(&mut self, block: Box<Block>) -> Option<Box<Block>> {
         self.heed_recalls();
         match self.of_pool(block.pool) {
@@ -173,7 +173,7 @@ impl Caches {
         left
     }
 
-    #[inline]
+    #[inline(always)]
     fn heed_recalls(&mut self) {
         if RECALLS.load(Ordering::Relaxed) != self.recalls {
             self.tidy();
@@ -233,7 +233,7 @@ impl Cache {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, fit: &Fit) -> Option<Box<Block>> {
         let top = self.private.pop_if(|block| block.capacity() == fit.fresh);
         let mut block = match top {
@@ -243,8 +243,8 @@ impl Cache {
             }
             None => self.search(fit)?,
         };
-        self.slots.counters.hit(block.capacity(), fit.len);
-        if self.slots.counters.hits().is_multiple_of(TICK_EVERY) {
+        let hits = self.slots.counters.hit(block.capacity(), fit.len);
+        if hits.is_multiple_of(TICK_EVERY) {
             self.store.tick();
         }
         block.recycle();
@@ -282,7 +282,7 @@ impl Cache {
             })
     }
 
-    #[inline]
+    #[inline(always)]
     fn put(&mut self, block: Box<Block>) -> Option<Box<Block>> {
         if self.private.len() < self.max_private && self.is_private(&block) {
             self.push(block);
@@ -339,13 +339,13 @@ impl Cache {
     /// Whether a buffer goes on the private stack: it is small, and this is the thread that will want it again.
     ///
     /// What another thread leased stays where that thread reaches it.
-    #[inline]
+    #[inline(always)]
     fn is_private(&self, block: &Block) -> bool {
         block.home == self.thread
             && self.slots.counters.private_bytes() + block.capacity() <= self.max_private_bytes
     }
 
-    #[inline]
+    #[inline(always)]
     fn push(&mut self, block: Box<Block>) {
         let capacity = block.capacity();
         self.private.push(block);
@@ -364,7 +364,7 @@ impl Cache {
         Some(block)
     }
 
-    #[inline]
+    #[inline(always)]
     fn private_bytes_changed(&self, change: impl FnOnce(usize) -> usize) {
         let counters = &self.slots.counters;
         counters.set_private_bytes(change(counters.private_bytes()));

@@ -56,20 +56,19 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    /// Counts a lease of `len` bytes.
-    #[inline]
-    pub(crate) fn hit(&self, capacity: usize, len: usize) {
+    /// Counts a lease of `len` bytes; says how many that makes.
+    #[inline(always)]
+    pub(crate) fn hit(&self, capacity: usize, len: usize) -> u64 {
         let add = |counter: &AtomicU64, by: usize| {
-            counter.store(
-                counter.load(Ordering::Relaxed) + by as u64,
-                Ordering::Relaxed,
-            );
+            let sum = counter.load(Ordering::Relaxed) + by as u64;
+            counter.store(sum, Ordering::Relaxed);
+            sum
         };
-        add(&self.hits, 1);
         add(&self.reused_bytes, capacity);
         if capacity > len {
             add(&self.excess_bytes, capacity - len);
         }
+        add(&self.hits, 1)
     }
 
     /// For the owner.
