@@ -155,7 +155,10 @@ impl Caches {
     fn put(&mut self, block: Box<Block>) -> Option<Box<Block>> {
         self.heed_recalls();
         match self.of_pool(block.pool) {
-            Some(cache) => cache.put(block),
+            Some(cache) => {
+                cache.put(block);
+                None
+            }
             None => self.put_first(block),
         }
     }
@@ -168,9 +171,9 @@ impl Caches {
             return Some(block);
         }
         let mut cache = Box::new(Cache::new(Arc::clone(store)));
-        let left = cache.put(block);
+        cache.put(block);
         self.recent = Some(cache);
-        left
+        None
     }
 
     #[inline(always)]
@@ -262,6 +265,9 @@ impl Cache {
         if self.store.is_wanted() {
             return None;
         }
+        if self.in_slots == 0 {
+            return None;
+        }
         let mut block = self.slots.take(fit, &mut self.top)?;
         self.set_in_slots(self.in_slots.saturating_sub(1));
         block.home = self.store.home_of(block.capacity());
@@ -270,30 +276,38 @@ impl Cache {
 
     /// Where the best fitting private buffer lies; of equals the last returned.
     fn best_private(&self, fit: &Fit) -> Option<usize> {
-        let private = &self.private;
-        private
-            .iter()
-            .rposition(|block| block.capacity() == fit.fresh)
-            .or_else(|| {
-                (0..private.len())
-                    .rev()
-                    .filter(|&index| fit.accepts(private[index].capacity()))
-                    .min_by_key(|&index| private[index].capacity())
-            })
+        let mut best = None;
+        for (index, block) in self.private.iter().enumerate().rev() {
+            let capacity = block.capacity();
+            if capacity == fit.fresh {
+                return Some(index);
+            }
+            if fit.accepts(capacity) && best.is_none_or(|(least, _)| capacity < least) {
+                best = Some((capacity, index));
+            }
+        }
+        best.map(|(_, index)| index)
     }
 
     #[inline(always)]
-    fn put(&mut self, block: Box<Block>) -> Option<Box<Block>> {
+    fn put(&mut self, block: Box<Block>) {
         if self.private.len() < self.max_private && self.is_private(&block) {
             self.push(block);
-            return None;
+        } else {
+            self.put_shared(block);
         }
-        self.put_shared(block)
     }
 
     /// Puts a buffer where others reach it, or makes room by giving the longest unused one away.
     #[inline(never)]
-    fn put_shared(&mut self, block: Box<Block>) -> Option<Box<Block>> {
+    fn put_shared(&mut self, block: Box<Block>) {
+        if let Some(left) = self.place(block) {
+            self.store.give_to_shards(left);
+        }
+    }
+
+    /// Puts a buffer into a slot or, once there is room, on the private stack; what has to go elsewhere comes back.
+    fn place(&mut self, block: Box<Block>) -> Option<Box<Block>> {
         let capacity = block.capacity();
         if capacity < self.store.config.min_buffer_size || self.store.needs_attention() {
             return Some(block);

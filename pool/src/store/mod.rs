@@ -84,12 +84,12 @@ pub(crate) fn give_back(mut block: Box<Block>, len: usize) {
     }
 }
 
+/// Ends a lease on a thread that caches nothing of the pool.
 #[cold]
 fn give_to_shards(block: Box<Block>) {
+    // The block may be the last to hold the store, and may be freed here.
     let store = Arc::clone(block.store());
-    store.put_in_shards(block);
-    store.heed_attention();
-    store.tick();
+    store.give_to_shards(block);
 }
 
 impl Store {
@@ -120,6 +120,13 @@ impl Store {
             sweeper: Sweeper::default(),
             turns: Mutex::default(),
         }
+    }
+
+    /// Keeps what comes back in the shards, or frees it, and tells those who wait for it.
+    pub(crate) fn give_to_shards(&self, block: Box<Block>) {
+        self.put_in_shards(block);
+        self.heed_attention();
+        self.tick();
     }
 
     /// What a request of `len` bytes accepts.
