@@ -2,22 +2,23 @@
 
 use std::fs::File;
 
-use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use rustix::io::{Errno, ReadWriteFlags};
 
+use super::raw::RawFile;
 use super::{Done, Failed, Reader, Target};
 use crate::observer::Source;
 
-pub(super) struct Buffered {
-    file: File,
+pub(super) struct Buffered<F = File> {
+    file: F,
 }
 
-impl Buffered {
-    pub(super) fn new(file: File) -> Self {
+impl<F> Buffered<F> {
+    pub(super) fn new(file: F) -> Self {
         Self { file }
     }
 }
 
-impl Reader for Buffered {
+impl<F: RawFile> Reader for Buffered<F> {
     fn read_exact_at(&self, offset: u64, target: Target<'_>, done: Done<'_>) -> Result<(), Failed> {
         let bytes = read_exact(&self.file, offset, target)?;
         done(Source::Buffered, bytes);
@@ -26,7 +27,11 @@ impl Reader for Buffered {
 }
 
 /// Fills `target` with the bytes from `offset` on, waiting for the disk where it has to; returns how many there were.
-pub(super) fn read_exact(file: &File, offset: u64, mut target: Target<'_>) -> Result<u64, Failed> {
+pub(super) fn read_exact(
+    file: &impl RawFile,
+    offset: u64,
+    mut target: Target<'_>,
+) -> Result<u64, Failed> {
     let (done, end) = read(file, offset, &mut target, ReadWriteFlags::empty());
     end.result(done)?;
     Ok(done)
@@ -58,14 +63,14 @@ impl End {
 
 /// Reads until `target` is full or the system gives no more; returns the bytes that came.
 pub(super) fn read(
-    file: &File,
+    file: &impl RawFile,
     offset: u64,
     target: &mut Target<'_>,
     flags: ReadWriteFlags,
 ) -> (u64, End) {
     let mut done = 0;
     while target.len() > 0 {
-        match preadv2(file, &mut target.io_slices(), offset + done, flags) {
+        match file.read_scattered(target, offset + done, flags) {
             Ok(0) => return (done, End::Eof),
             Ok(bytes) => {
                 done += bytes as u64;

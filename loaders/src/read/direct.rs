@@ -11,10 +11,11 @@ use std::path::Path;
 
 use ckload_pool::{BufferPool, PooledBuffer};
 use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
-use rustix::io::{Errno, pread};
+use rustix::io::Errno;
 
 use super::Target;
 use super::buffered::End;
+use super::raw::RawFile;
 
 /// Size of a staging buffer, in bytes: large enough for a disk to stream, small enough for a CPU's cache.
 pub(super) const STAGING_BYTES: usize = 1 << 20;
@@ -26,8 +27,8 @@ const USUAL_ALIGNMENT: u32 = 4096;
 const LEAST_IN_PLACE: usize = 64 << 10;
 
 /// A file that is open for reading past the page cache.
-pub(super) struct Direct {
-    file: File,
+pub(super) struct Direct<F = File> {
+    file: F,
     /// Alignment of offsets and lengths, bytes; a power of two.
     block: usize,
     /// Alignment of memory, bytes; a power of two.
@@ -46,17 +47,26 @@ impl Direct {
             opened => opened?,
         };
         let (memory, block) = alignment(&file);
-        let usable =
-            memory.is_power_of_two() && block.is_power_of_two() && block as usize <= STAGING_BYTES;
-        Ok(usable.then_some(Self {
-            file,
-            block: block as usize,
-            memory: memory as usize,
-        }))
+        Ok(Self::new(file, block as usize, memory as usize))
     }
 
     pub(super) fn file(&self) -> &File {
         &self.file
+    }
+}
+
+impl<F: RawFile> Direct<F> {
+    /// Takes a file whose offsets and lengths must be multiples of `block`, and memory addresses of `memory`, if that can be done.
+    pub(super) fn new(file: F, block: usize, memory: usize) -> Option<Self> {
+        let is_usable = block.is_power_of_two()
+            && block <= STAGING_BYTES
+            && memory.is_power_of_two()
+            && memory <= rustix::param::page_size();
+        is_usable.then_some(Self {
+            file,
+            block,
+            memory,
+        })
     }
 
     /// Reads until `target` is full or the system gives no more; returns the bytes that came.
@@ -70,7 +80,7 @@ impl Direct {
         let mut done = 0;
         while target.len() > 0 {
             let read = match self.in_place(offset + done, target) {
-                Some(piece) => retried(|| pread(&self.file, &mut *piece, offset + done)),
+                Some(piece) => retried(|| self.file.read(piece, offset + done)),
                 None => {
                     let buffer = buffer.get_or_insert_with(|| staging.get(STAGING_BYTES));
                     self.read_staged(offset + done, target, buffer)
@@ -110,7 +120,7 @@ impl Direct {
             .next_multiple_of(self.block)
             .min(buffer.len());
         let start = offset - skipped as u64;
-        let read = retried(|| pread(&self.file, &mut buffer[..blocks], start))?;
+        let read = retried(|| self.file.read(&mut buffer[..blocks], start))?;
         let bytes = wanted.min(read.saturating_sub(skipped));
         target.copy_from(&buffer[skipped..skipped + bytes]);
         Ok(bytes)

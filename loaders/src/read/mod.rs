@@ -5,9 +5,13 @@
 mod buffered;
 mod direct;
 mod mmap;
+mod raw;
 mod residency;
 mod target;
 mod uncached;
+
+#[cfg(test)]
+mod conformance;
 
 use std::fmt;
 use std::fs::File;
@@ -18,6 +22,7 @@ use std::time::Instant;
 
 use ckload_pool::BufferPool;
 use rayon::prelude::*;
+use rustix::fs::{Advice, fadvise};
 
 use self::buffered::Buffered;
 use self::direct::Direct;
@@ -215,7 +220,12 @@ impl OpenFile {
             if let Some(direct) = &direct {
                 checkpoint.check_unchanged(number, direct.file())?;
             }
-            Ok(Uncached::new(open()?, direct, staging.clone()))
+            let buffered = open()?;
+            if io == Io::Auto {
+                // What a non-blocking read misses the kernel reads ahead: no more than that, at least.
+                let _ = fadvise(&buffered, 0, None, Advice::Random);
+            }
+            Ok(Uncached::new(buffered, direct, staging.clone()))
         };
         let reader: Box<dyn Reader> = match io {
             Io::Auto => Box::new(Auto::new(uncached()?)),

@@ -17,6 +17,7 @@ use rustix::io::ReadWriteFlags;
 
 use super::Target;
 use super::buffered::{self, End};
+use super::raw::RawFile;
 
 /// Stretches that are cached in part are not divided below this many bytes.
 const LEAST_STRETCH: u64 = 256 << 10;
@@ -34,7 +35,7 @@ pub(super) struct Residency {
 
 impl Residency {
     /// Cuts off the front of `range` a stretch that is cached, or one that is not, and says which; a guess where it is mixed and small.
-    pub(super) fn stretch(&self, file: &File, range: Range<u64>) -> (u64, bool) {
+    pub(super) fn stretch(&self, file: &impl RawFile, range: Range<u64>) -> (u64, bool) {
         let mut len = range.end - range.start;
         loop {
             let part = range.start..range.start + len;
@@ -49,11 +50,11 @@ impl Residency {
     }
 
     /// How many pages of `range` are cached, and how many there are; `None` if the kernel does not say.
-    fn count(&self, file: &File, range: &Range<u64>) -> Option<(u64, u64)> {
+    fn count(&self, file: &impl RawFile, range: &Range<u64>) -> Option<(u64, u64)> {
         if self.is_refused.load(Relaxed) {
             return None;
         }
-        match cached_pages(file, range) {
+        match file.cached_pages(range) {
             Some(cached) => {
                 let page = rustix::param::page_size() as u64;
                 Some((cached, range.end.div_ceil(page) - range.start / page))
@@ -68,7 +69,7 @@ impl Residency {
     /// Whether some pages of `range`, drawn at random, are all cached.
     ///
     /// Each miss leaves one page in the cache; next time others are drawn.
-    fn sample(&self, file: &File, range: &Range<u64>) -> bool {
+    fn sample(&self, file: &impl RawFile, range: &Range<u64>) -> bool {
         (0..SAMPLES).all(|_| {
             let mut hasher = RandomState::new().build_hasher();
             hasher.write_u64(self.samples.fetch_add(1, Relaxed));
@@ -83,14 +84,14 @@ impl Residency {
 
 /// Pages of `range` that are in the page cache; `None` if the kernel does not tell.
 #[cfg(target_os = "linux")]
-fn cached_pages(file: &File, range: &Range<u64>) -> Option<u64> {
-    use linux_raw_sys::general::{__NR_cachestat, cachestat, cachestat_range};
+pub(super) fn cachestat(file: &File, range: &Range<u64>) -> Option<u64> {
+    use linux_raw_sys::general as kernel;
 
-    let mut asked = cachestat_range {
+    let mut asked = kernel::cachestat_range {
         off: range.start,
         len: range.end - range.start,
     };
-    let mut counts = cachestat {
+    let mut counts = kernel::cachestat {
         nr_cache: 0,
         nr_dirty: 0,
         nr_writeback: 0,
@@ -101,7 +102,7 @@ fn cached_pages(file: &File, range: &Range<u64>) -> Option<u64> {
     // returns. A kernel without the call says so and touches neither.
     let result = unsafe {
         libc::syscall(
-            libc::c_long::from(__NR_cachestat),
+            libc::c_long::from(kernel::__NR_cachestat),
             libc::c_long::from(file.as_raw_fd()),
             &raw mut asked,
             &raw mut counts,
@@ -112,6 +113,6 @@ fn cached_pages(file: &File, range: &Range<u64>) -> Option<u64> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn cached_pages(_file: &File, _range: &Range<u64>) -> Option<u64> {
+pub(super) fn cachestat(_file: &File, _range: &Range<u64>) -> Option<u64> {
     None
 }

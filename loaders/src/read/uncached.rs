@@ -4,27 +4,27 @@ use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use ckload_pool::BufferPool;
-use rustix::fs::{Advice, fadvise};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::buffered::{self, End};
 use super::direct::{self, Direct};
+use super::raw::RawFile;
 use super::residency::Residency;
 use super::{Done, Failed, Reader, Target};
 use crate::observer::Source;
 
 /// Reads past the page cache, and through it where the file system cannot.
-pub(super) struct Uncached {
-    buffered: File,
+pub(super) struct Uncached<F = File> {
+    buffered: F,
     /// Absent if the file system refused when the file was opened.
-    direct: Option<Direct>,
+    direct: Option<Direct<F>>,
     /// Set if it refuses a read.
     is_refused: AtomicBool,
     staging: BufferPool,
 }
 
-impl Uncached {
-    pub(super) fn new(buffered: File, direct: Option<Direct>, staging: BufferPool) -> Self {
+impl<F: RawFile> Uncached<F> {
+    pub(super) fn new(buffered: F, direct: Option<Direct<F>>, staging: BufferPool) -> Self {
         Self {
             buffered,
             direct,
@@ -33,14 +33,14 @@ impl Uncached {
         }
     }
 
-    fn direct(&self) -> Option<&Direct> {
+    fn direct(&self) -> Option<&Direct<F>> {
         self.direct
             .as_ref()
             .filter(|_| !self.is_refused.load(Relaxed))
     }
 }
 
-impl Reader for Uncached {
+impl<F: RawFile> Reader for Uncached<F> {
     fn read_exact_at(
         &self,
         offset: u64,
@@ -69,17 +69,15 @@ impl Reader for Uncached {
 }
 
 /// Takes from the page cache what it has, and reads the rest past it.
-pub(super) struct Auto {
-    uncached: Uncached,
+pub(super) struct Auto<F = File> {
+    uncached: Uncached<F>,
     residency: Residency,
     /// Whether the last stretch was cached: then so is the next one, probably, and taking it is the quickest way to know.
     was_cached: AtomicBool,
 }
 
-impl Auto {
-    pub(super) fn new(uncached: Uncached) -> Self {
-        // What a non-blocking read misses, the kernel reads ahead: no more than that, at least.
-        let _ = fadvise(&uncached.buffered, 0, None, Advice::Random);
+impl<F: RawFile> Auto<F> {
+    pub(super) fn new(uncached: Uncached<F>) -> Self {
         Self {
             uncached,
             residency: Residency::default(),
@@ -111,7 +109,7 @@ impl Auto {
     }
 }
 
-impl Reader for Auto {
+impl<F: RawFile> Reader for Auto<F> {
     fn read_exact_at(
         &self,
         offset: u64,
