@@ -52,6 +52,8 @@ const MIN_BUFFER_BYTES: usize = 64 << 10;
 #[derive(Clone)]
 pub struct Loader {
     pub(crate) pool: BufferPool,
+    /// Lends what bytes pass through on the way from a disk that wants more alignment than they have.
+    staging: BufferPool,
     threads: usize,
     io: Io,
     budget: Option<ByteSize>,
@@ -74,6 +76,7 @@ impl Loader {
             pool: BufferPool::builder()
                 .min_buffer_size(MIN_BUFFER_BYTES)
                 .build(),
+            staging: BufferPool::new(),
             threads: num_cpus::get(),
             io: Io::default(),
             budget: None,
@@ -172,7 +175,7 @@ impl Loader {
         let meter = Meter::start(checkpoint.open_time());
         let plan = self.plan(checkpoint);
         let needed = self.check_capacity(&plan)?;
-        let files = Files::open(checkpoint, self.io)?;
+        let files = Files::open(checkpoint, self.io, &self.staging)?;
         self.announce(checkpoint);
         let workers = self.workers()?;
         let (plan, mut buffers) = {
@@ -216,7 +219,7 @@ impl Loader {
             .budget
             .unwrap_or_else(|| self.default_budget(checkpoint))
             .min(self.pool_limit());
-        let files = Files::open(checkpoint, self.io)?;
+        let files = Files::open(checkpoint, self.io, &self.staging)?;
         Ok(Stream::new(
             self,
             checkpoint,
@@ -268,7 +271,7 @@ impl Loader {
             .filter(|target| !target.is_empty())
             .collect();
         let plan = Plan::separate(wanted.tensors(), self.read_bytes(wanted.bytes()));
-        let files = Files::open(&wanted, self.io)?;
+        let files = Files::open(&wanted, self.io, &self.staging)?;
         self.announce(&wanted);
         self.workers()?
             .install(|| self.fill(&files, &plan, slots, &meter))?;

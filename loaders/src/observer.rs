@@ -11,7 +11,7 @@ pub trait Observer: Send + Sync {
     /// The load is planned and starts.
     fn planned(&self, _event: &Planned) {}
 
-    /// A read is done.
+    /// A read is done, or the part of one that came from one source.
     fn read(&self, _event: &ReadDone) {}
 
     /// A tensor is whole.
@@ -54,6 +54,8 @@ pub struct ReadDone {
 pub enum Source {
     /// A positioned read through the page cache.
     Buffered,
+    /// A positioned read past the page cache (`O_DIRECT`).
+    Direct,
     /// A copy out of a map of the file.
     Mmap,
 }

@@ -71,6 +71,7 @@ pub(crate) struct Meter {
     faults: u64,
     bytes: AtomicU64,
     buffered_bytes: AtomicU64,
+    direct_bytes: AtomicU64,
     mmap_bytes: AtomicU64,
     reads: AtomicU64,
     fresh: Allocations,
@@ -105,6 +106,7 @@ impl Meter {
             faults: usage::page_faults(),
             bytes: AtomicU64::new(0),
             buffered_bytes: AtomicU64::new(0),
+            direct_bytes: AtomicU64::new(0),
             mmap_bytes: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             fresh: Allocations::default(),
@@ -121,6 +123,7 @@ impl Meter {
     pub(crate) fn read(&self, done: &ReadDone) {
         let counter = match done.source {
             Source::Buffered => &self.buffered_bytes,
+            Source::Direct => &self.direct_bytes,
             Source::Mmap => &self.mmap_bytes,
         };
         counter.fetch_add(done.bytes, Relaxed);
@@ -152,7 +155,7 @@ impl Meter {
             bytes_per_second: bytes as f64 / seconds.max(f64::MIN_POSITIVE),
             io: IoReport {
                 buffered_bytes: self.buffered_bytes.load(Relaxed),
-                direct_bytes: 0,
+                direct_bytes: self.direct_bytes.load(Relaxed),
                 mmap_bytes: self.mmap_bytes.load(Relaxed),
                 reads: self.reads.load(Relaxed),
             },

@@ -10,7 +10,7 @@ use common::{
     Content, KIB, MIB, Sample, failure, octets, random, random_checkpoint, smallest_budget, watched,
 };
 
-const IOS: [Io; 3] = [Io::Buffered, Io::Mmap, Io::Auto];
+const IOS: [Io; 4] = Io::ALL;
 const THREADS: [usize; 3] = [1, 2, 5];
 
 #[test]

@@ -359,7 +359,8 @@ impl From<SizeArg> for ModelSize {
 }
 
 fn io_parser() -> impl TypedValueParser<Value = Io> {
-    PossibleValuesParser::new(["auto", "buffered", "mmap"]).try_map(|name| name.parse::<Io>())
+    PossibleValuesParser::new(["auto", "buffered", "direct", "mmap"])
+        .try_map(|name| name.parse::<Io>())
 }
 
 fn parse_budget(text: &str) -> Result<ByteSize, String> {

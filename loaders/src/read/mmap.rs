@@ -3,11 +3,11 @@
 #![allow(unsafe_code)] // mapping a file is unsafe; this is the only place that does it
 
 use std::fs::File;
-use std::io::{self, IoSliceMut};
+use std::io;
 
 use memmap2::Mmap;
 
-use super::{Failed, Reader};
+use super::{Done, Failed, Reader, Target};
 use crate::observer::Source;
 
 pub(super) struct Mapped {
@@ -29,27 +29,19 @@ impl Mapped {
 impl Reader for Mapped {
     fn read_exact_at(
         &self,
-        _file: &File,
         offset: u64,
-        buffers: &mut [IoSliceMut<'_>],
+        mut target: Target<'_>,
+        done: Done<'_>,
     ) -> Result<(), Failed> {
-        let mut rest = usize::try_from(offset)
+        let from_there = usize::try_from(offset)
             .ok()
             .and_then(|offset| self.map.get(offset..))
             .unwrap_or_default();
-        let mut done = 0;
-        for buffer in buffers {
-            let Some((bytes, tail)) = rest.split_at_checked(buffer.len()) else {
-                return Err(Failed::ended_early(done));
-            };
-            buffer.copy_from_slice(bytes);
-            done += bytes.len() as u64;
-            rest = tail;
-        }
+        let Some(bytes) = from_there.get(..target.len()) else {
+            return Err(Failed::ended_early(from_there.len() as u64));
+        };
+        target.copy_from(bytes);
+        done(Source::Mmap, bytes.len() as u64);
         Ok(())
-    }
-
-    fn source(&self) -> Source {
-        Source::Mmap
     }
 }

@@ -3,19 +3,32 @@
 //! A [`Reader`] fills memory from one file; [`fill`] carries out a plan's reads on the workers of the current rayon pool.
 
 mod buffered;
+mod direct;
 mod mmap;
+mod raw;
+mod residency;
+mod target;
+mod uncached;
+
+#[cfg(test)]
+mod conformance;
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
+use ckload_pool::BufferPool;
 use rayon::prelude::*;
+use rustix::fs::{Advice, fadvise};
 
 use self::buffered::Buffered;
+use self::direct::Direct;
 use self::mmap::Mapped;
+use self::target::Target;
+use self::uncached::{Auto, Uncached};
 use crate::observer::{Observer, ReadDone, Source};
 use crate::plan::Read;
 use crate::report::Meter;
@@ -26,11 +39,15 @@ use crate::{Checkpoint, Error};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Io {
-    /// The loader decides; today that is [`Io::Buffered`] everywhere.
+    /// For each piece of a file, what is quickest: from the page cache what it has, past it what it has not. The page cache keeps what
+    /// was there before, and nothing is added to it, where the file system can read past it; elsewhere as [`Io::Buffered`].
     #[default]
     Auto,
-    /// Positioned reads through the page cache, several at once.
+    /// Positioned reads through the page cache, several at once. What was not cached is afterwards.
     Buffered,
+    /// Positioned reads past the page cache (`O_DIRECT`), several at once; through it where the file system cannot do that, which the
+    /// report tells ([`IoReport::buffered_bytes`](crate::report::IoReport::buffered_bytes)).
+    Direct,
     /// Copies out of a map of the file.
     ///
     /// A file that is truncated while it is mapped ends the process (SIGBUS), and memory behind a map is faulted in page by page,
@@ -40,7 +57,7 @@ pub enum Io {
 
 impl Io {
     /// Every way of reading.
-    pub const ALL: [Self; 3] = [Self::Auto, Self::Buffered, Self::Mmap];
+    pub const ALL: [Self; 4] = [Self::Auto, Self::Buffered, Self::Direct, Self::Mmap];
 }
 
 impl fmt::Display for Io {
@@ -48,6 +65,7 @@ impl fmt::Display for Io {
         f.write_str(match self {
             Self::Auto => "auto",
             Self::Buffered => "buffered",
+            Self::Direct => "direct",
             Self::Mmap => "mmap",
         })
     }
@@ -55,7 +73,7 @@ impl fmt::Display for Io {
 
 /// The word is not a way of reading.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is not a way of reading; there are auto, buffered and mmap")]
+#[error("{0:?} is not a way of reading; there are auto, buffered, direct and mmap")]
 pub struct UnknownIo(String);
 
 impl FromStr for Io {
@@ -71,17 +89,12 @@ impl FromStr for Io {
 
 /// A way of reading one file.
 trait Reader: Send + Sync {
-    /// Fills `buffers`, one after the other, with the bytes of `file` from `offset` on.
-    fn read_exact_at(
-        &self,
-        file: &File,
-        offset: u64,
-        buffers: &mut [IoSliceMut<'_>],
-    ) -> Result<(), Failed>;
-
-    /// Where the bytes come from.
-    fn source(&self) -> Source;
+    /// Fills `target` with the file's bytes from `offset` on, and tells `done` of each part, in order, when it is there.
+    fn read_exact_at(&self, offset: u64, target: Target<'_>, done: Done<'_>) -> Result<(), Failed>;
 }
+
+/// Is told where the next bytes came from, and how many they were.
+type Done<'a> = &'a mut dyn FnMut(Source, u64);
 
 /// A read that did not bring all its bytes.
 #[derive(Debug)]
@@ -92,6 +105,14 @@ struct Failed {
 }
 
 impl Failed {
+    /// The same failure, of a read that had brought `before` bytes already.
+    fn after(self, before: u64) -> Self {
+        Self {
+            done: before + self.done,
+            ..self
+        }
+    }
+
     fn ended_early(done: u64) -> Self {
         let message = "the file ends there: it was truncated while it was loaded";
         Self {
@@ -109,27 +130,23 @@ pub(crate) struct Files {
 }
 
 struct OpenFile {
+    /// For looking at the file's identity; readers have handles of their own.
     file: File,
     reader: Box<dyn Reader>,
 }
 
 impl Files {
-    pub(crate) fn open(checkpoint: &Checkpoint, io: Io) -> Result<Self, Error> {
+    pub(crate) fn open(
+        checkpoint: &Checkpoint,
+        io: Io,
+        staging: &BufferPool,
+    ) -> Result<Self, Error> {
         let mut open: Vec<Option<OpenFile>> = checkpoint.files().iter().map(|_| None).collect();
         for info in checkpoint.tensors().iter().filter(|info| info.bytes > 0) {
             if open[info.file].is_some() {
                 continue;
             }
-            let path = &checkpoint.files()[info.file].path;
-            let (file, _) = open_regular(path)?;
-            checkpoint.check_unchanged(info.file, &file)?;
-            let reader: Box<dyn Reader> = match io {
-                Io::Auto | Io::Buffered => Box::new(Buffered),
-                Io::Mmap => {
-                    Box::new(Mapped::beware_of_truncation(&file).map_err(Error::io("map", path))?)
-                }
-            };
-            open[info.file] = Some(OpenFile { file, reader });
+            open[info.file] = Some(OpenFile::open(checkpoint, info.file, io, staging)?);
         }
         Ok(Self {
             checkpoint: checkpoint.clone(),
@@ -146,20 +163,28 @@ impl Files {
         })
     }
 
-    /// Carries out `read` into `buffers`, which are as long as its parts.
-    fn read(&self, read: &Read, buffers: &mut [IoSliceMut<'_>]) -> Result<ReadDone, Error> {
+    /// Carries out `read` into `target`, and tells `done` of each part with the time that it took.
+    fn read(
+        &self,
+        read: &Read,
+        target: Target<'_>,
+        mut done: impl FnMut(&ReadDone),
+    ) -> Result<(), Error> {
         let open = self.open[read.file]
             .as_ref()
             .expect("every file with a tensor that has bytes is open");
-        let start = Instant::now();
+        let mut start = Instant::now();
+        let mut timed = |source, bytes| {
+            let now = Instant::now();
+            done(&ReadDone {
+                bytes,
+                duration: now - std::mem::replace(&mut start, now),
+                source,
+            });
+        };
         open.reader
-            .read_exact_at(&open.file, read.offset, buffers)
-            .map_err(|failed| self.error(read, failed))?;
-        Ok(ReadDone {
-            bytes: read.len,
-            duration: start.elapsed(),
-            source: open.reader.source(),
-        })
+            .read_exact_at(read.offset, target, &mut timed)
+            .map_err(|failed| self.error(read, failed))
     }
 
     fn error(&self, read: &Read, failed: Failed) -> Error {
@@ -173,6 +198,44 @@ impl Files {
             range: read.offset + failed.done..read.offset + read.len,
             source: failed.source,
         }
+    }
+}
+
+impl OpenFile {
+    fn open(
+        checkpoint: &Checkpoint,
+        number: usize,
+        io: Io,
+        staging: &BufferPool,
+    ) -> Result<Self, Error> {
+        let path = &checkpoint.files()[number].path;
+        let open = || -> Result<File, Error> {
+            let (file, _) = open_regular(path)?;
+            checkpoint.check_unchanged(number, &file)?;
+            Ok(file)
+        };
+        let file = open()?;
+        let uncached = || -> Result<Uncached, Error> {
+            let direct = Direct::open(path).map_err(Error::io("open", path))?;
+            if let Some(direct) = &direct {
+                checkpoint.check_unchanged(number, direct.file())?;
+            }
+            let buffered = open()?;
+            if io == Io::Auto {
+                // What a non-blocking read misses the kernel reads ahead: no more than that, at least.
+                let _ = fadvise(&buffered, 0, None, Advice::Random);
+            }
+            Ok(Uncached::new(buffered, direct, staging.clone()))
+        };
+        let reader: Box<dyn Reader> = match io {
+            Io::Auto => Box::new(Auto::new(uncached()?)),
+            Io::Buffered => Box::new(Buffered::new(open()?)),
+            Io::Direct => Box::new(uncached()?),
+            Io::Mmap => {
+                Box::new(Mapped::beware_of_truncation(&file).map_err(Error::io("map", path))?)
+            }
+        };
+        Ok(Self { file, reader })
     }
 }
 
@@ -191,14 +254,14 @@ pub(crate) fn fill(
     slots: Vec<&mut [u8]>,
     watch: &Watch<'_>,
 ) -> Result<(), Error> {
-    let read_one = |(read, mut buffers): (&Read, Vec<IoSliceMut<'_>>)| {
+    let read_one = |(read, target): (&Read, Target<'_>)| {
         if watch.cancelled.load(Relaxed) {
             return Ok(());
         }
-        let done = files.read(read, &mut buffers)?;
-        watch.meter.read(&done);
-        watch.observer.read(&done);
-        Ok(())
+        files.read(read, target, |done| {
+            watch.meter.read(done);
+            watch.observer.read(done);
+        })
     };
     let tasks = reads.iter().zip(scatter(reads, slots));
     if reads.len() < 2 {
@@ -214,7 +277,7 @@ pub(crate) fn fill(
 /// # Panics
 ///
 /// Panics if parts overlap or leave their slots, which no plan's do.
-fn scatter<'a>(reads: &[Read], slots: Vec<&'a mut [u8]>) -> Vec<Vec<IoSliceMut<'a>>> {
+fn scatter<'a>(reads: &[Read], slots: Vec<&'a mut [u8]>) -> Vec<Target<'a>> {
     let mut rest: Vec<(&mut [u8], u64)> = slots.into_iter().map(|slot| (slot, 0)).collect();
     reads
         .iter()
@@ -226,7 +289,7 @@ fn scatter<'a>(reads: &[Read], slots: Vec<&'a mut [u8]>) -> Vec<Vec<IoSliceMut<'
                     .1;
                 let (buffer, tail) = tail.split_at_mut(part.len as usize);
                 (*slot, *cut) = (tail, part.offset + part.len);
-                IoSliceMut::new(buffer)
+                buffer
             });
             parts.collect()
         })

@@ -1,0 +1,355 @@
+//! What every way of reading has to do, whatever the storage does.
+//!
+//! The file is a fake, which checks alignment as strictly as a disk, has some of its pages in the page cache, and puts faults in the
+//! way: short reads, interruptions, errors at a place, an early end. The seed of each case is printed if it fails.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use ckload_pool::BufferPool;
+use fastrand::Rng;
+use parking_lot::Mutex;
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::buffered::Buffered;
+use super::direct::Direct;
+use super::raw::RawFile;
+use super::uncached::{Auto, Uncached};
+use super::{Reader, Target};
+use crate::observer::Source;
+
+const PAGE: usize = 4096;
+
+/// A file's content and how its storage behaves.
+struct Storage {
+    bytes: Vec<u8>,
+    /// By page; empty if the system does not tell.
+    cached: Vec<bool>,
+    tells_what_is_cached: bool,
+    /// From this offset on reads fail so.
+    fails: Option<(usize, Errno)>,
+    /// Reads bring less than asked, and are interrupted.
+    is_moody: bool,
+    /// Past the page cache, nothing can be read.
+    refuses_direct: bool,
+    random: Mutex<Rng>,
+}
+
+/// One way of opening the storage.
+#[derive(Clone)]
+struct Handle {
+    storage: Arc<Storage>,
+    /// Alignment of offsets and lengths, and of memory, if it reads past the page cache.
+    direct: Option<(usize, usize)>,
+}
+
+impl Storage {
+    /// Reads at most `wanted` bytes as the kernel might: how many, or an error.
+    fn read(&self, offset: u64, wanted: usize, granule: usize) -> Result<Range<usize>, Errno> {
+        let start = (offset as usize).min(self.bytes.len());
+        let mut end = (start + wanted).min(self.bytes.len());
+        if self.is_moody && end > start {
+            let mut random = self.random.lock();
+            if random.u8(..) < 40 {
+                return Err(Errno::INTR);
+            }
+            if random.bool() {
+                let some = random.usize(1..=end - start).next_multiple_of(granule);
+                end = end.min(start + some);
+            }
+        }
+        match self.fails {
+            Some((at, errno)) if start >= at => Err(errno),
+            // Whole blocks before the bad one arrive.
+            Some((at, errno)) if end > at => {
+                let good = (at - start) / granule * granule;
+                if good == 0 {
+                    Err(errno)
+                } else {
+                    Ok(start..start + good)
+                }
+            }
+            _ => Ok(start..end),
+        }
+    }
+
+    fn is_cached(&self, at: usize) -> bool {
+        self.cached.get(at / PAGE).copied().unwrap_or(false)
+    }
+}
+
+impl RawFile for Handle {
+    fn read(&self, bytes: &mut [u8], offset: u64) -> rustix::io::Result<usize> {
+        let (block, memory) = self.direct.expect("only used past the page cache");
+        let is_aligned = (offset as usize).is_multiple_of(block)
+            && bytes.len().is_multiple_of(block)
+            && bytes.as_ptr().addr().is_multiple_of(memory);
+        if !is_aligned || self.storage.refuses_direct {
+            return Err(Errno::INVAL);
+        }
+        let range = self.storage.read(offset, bytes.len(), block)?;
+        bytes[..range.len()].copy_from_slice(&self.storage.bytes[range.clone()]);
+        Ok(range.len())
+    }
+
+    fn read_scattered(
+        &self,
+        target: &mut Target<'_>,
+        offset: u64,
+        flags: ReadWriteFlags,
+    ) -> rustix::io::Result<usize> {
+        assert!(self.direct.is_none(), "only used through the page cache");
+        let mut range = self.storage.read(offset, target.len(), 1)?;
+        if flags.contains(ReadWriteFlags::NOWAIT) && !range.is_empty() {
+            let missing = range.clone().find(|&at| !self.storage.is_cached(at));
+            range.end = missing.unwrap_or(range.end);
+            if range.is_empty() {
+                return Err(Errno::AGAIN);
+            }
+        }
+        target.copy_from(&self.storage.bytes[range.clone()]);
+        Ok(range.len())
+    }
+
+    fn cached_pages(&self, range: &Range<u64>) -> Option<u64> {
+        let pages = range.start as usize / PAGE..(range.end as usize).div_ceil(PAGE);
+        let storage = &self.storage;
+        storage
+            .tells_what_is_cached
+            .then(|| pages.filter(|page| storage.is_cached(page * PAGE)).count() as u64)
+    }
+}
+
+/// Every way of reading a storage, by name; maps are tested on real files.
+fn readers(storage: Storage, random: &mut Rng) -> Vec<(&'static str, Box<dyn Reader>)> {
+    let storage = Arc::new(storage);
+    let buffered = Handle {
+        storage,
+        direct: None,
+    };
+    let alignments = [(1, 1), (512, 4), (512, 512), (4096, 512), (4096, 4096)];
+    let mut uncached = || {
+        let (block, memory) = alignments[random.usize(..alignments.len())];
+        let direct = Handle {
+            direct: Some((block, memory)),
+            ..buffered.clone()
+        };
+        Uncached::new(
+            buffered.clone(),
+            Direct::new(direct, block, memory),
+            BufferPool::new(),
+        )
+    };
+    vec![
+        ("buffered", Box::new(Buffered::new(buffered.clone()))),
+        ("direct", Box::new(uncached())),
+        ("auto", Box::new(Auto::new(uncached()))),
+    ]
+}
+
+/// What came of a read.
+struct Outcome {
+    result: Result<(), super::Failed>,
+    told: Vec<(Source, u64)>,
+    memory: Vec<u8>,
+}
+
+/// Reads `range` into random pieces of memory.
+fn read(reader: &dyn Reader, range: Range<usize>, random: &mut Rng) -> Outcome {
+    // Some pieces agree with the file modulo every alignment, so that they can be filled in place.
+    let shift = if random.bool() {
+        range.start % PAGE
+    } else {
+        random.usize(..PAGE)
+    };
+    let mut memory = vec![0; PAGE + shift + range.len()];
+    let start = memory.as_ptr().addr().next_multiple_of(PAGE) - memory.as_ptr().addr();
+    let window = start + shift..(start + shift + range.len()).min(memory.len());
+    if window.len() < range.len() {
+        memory.resize(window.start + range.len(), 0);
+    }
+    let mut told = Vec::new();
+    let mut rest = &mut memory[window.start..window.start + range.len()];
+    let mut pieces = Vec::new();
+    while !rest.is_empty() {
+        let len = match random.u8(..) {
+            0..128 => rest.len(),
+            128..200 => random.usize(0..=rest.len()),
+            _ => random.usize(0..=rest.len().min(100)),
+        };
+        let (piece, tail) = rest.split_at_mut(len);
+        pieces.push(piece);
+        rest = tail;
+    }
+    let target: Target<'_> = pieces.into_iter().collect();
+    let result = reader.read_exact_at(range.start as u64, target, &mut |source, bytes| {
+        told.push((source, bytes));
+    });
+    Outcome {
+        result,
+        told,
+        memory: memory[window.start..window.start + range.len()].to_vec(),
+    }
+}
+
+fn storage(random: &mut Rng) -> Storage {
+    let len = match random.u8(..) {
+        0..64 => random.usize(1..3 * PAGE),
+        _ => random.usize(1..3 << 20),
+    };
+    let mut bytes = vec![0; len];
+    random.fill(&mut bytes);
+    let pages = len.div_ceil(PAGE);
+    let cached = match random.u8(..4) {
+        0 => vec![true; pages],
+        1 => vec![false; pages],
+        2 => (0..pages).map(|page| page < pages / 2).collect(),
+        _ => {
+            let run = random.usize(1..200);
+            let phase = random.usize(..200);
+            (0..pages)
+                .map(|page| ((page + phase) / run).is_multiple_of(2))
+                .collect()
+        }
+    };
+    Storage {
+        bytes,
+        cached,
+        tells_what_is_cached: random.bool(),
+        fails: None,
+        is_moody: random.bool(),
+        refuses_direct: random.u8(..) < 40,
+        random: Mutex::new(random.fork()),
+    }
+}
+
+fn range(random: &mut Rng, len: usize) -> Range<usize> {
+    let start = random.usize(..len);
+    let end = match random.u8(..) {
+        0..80 => len,
+        80..120 => (start + random.usize(1..600)).min(len),
+        _ => random.usize(start + 1..=len),
+    };
+    start..end
+}
+
+/// Runs `case` with many seeds, and says which one failed.
+fn with_seeds(case: impl Fn(&mut Rng)) {
+    for seed in 0..150 {
+        let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            case(&mut Rng::with_seed(seed));
+        }));
+        if let Err(panic) = run {
+            eprintln!("failed with seed {seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn every_reader_brings_the_file_s_bytes_and_tells_of_each_once() {
+    with_seeds(|random| {
+        let storage = storage(random);
+        let bytes = storage.bytes.clone();
+        for (name, reader) in readers(storage, random) {
+            for _ in 0..4 {
+                let range = range(random, bytes.len());
+                let outcome = read(&*reader, range.clone(), random);
+                assert!(outcome.result.is_ok(), "{name}: {:?}", outcome.result);
+                assert!(outcome.memory == bytes[range.clone()], "{name}: {range:?}");
+                let told: u64 = outcome.told.iter().map(|&(_, bytes)| bytes).sum();
+                assert_eq!(told, range.len() as u64, "{name}");
+                assert!(outcome.told.iter().all(|&(_, bytes)| bytes > 0), "{name}");
+            }
+        }
+    });
+}
+
+#[test]
+fn an_error_says_how_far_the_read_came() {
+    with_seeds(|random| {
+        let mut storage = storage(random);
+        let fails_at = random.usize(..storage.bytes.len());
+        storage.fails = Some((fails_at, Errno::IO));
+        let bytes = storage.bytes.clone();
+        for (name, reader) in readers(storage, random) {
+            let range = range(random, bytes.len());
+            let outcome = read(&*reader, range.clone(), random);
+            // Past the page cache whole blocks fail.
+            if range.end <= fails_at / PAGE * PAGE {
+                assert!(outcome.result.is_ok(), "{name}: {:?}", outcome.result);
+                continue;
+            }
+            if range.end <= fails_at && outcome.result.is_ok() {
+                continue;
+            }
+            let failed = outcome.result.expect_err(name);
+            assert_eq!(
+                Errno::from_io_error(&failed.source),
+                Some(Errno::IO),
+                "{name}"
+            );
+            let good = failed.done as usize;
+            assert!(
+                range.start + good <= fails_at.max(range.start),
+                "{name}: {good}"
+            );
+            assert!(
+                outcome.memory[..good] == bytes[range.start..][..good],
+                "{name}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_file_that_ends_early_is_an_error_with_the_place() {
+    with_seeds(|random| {
+        let storage = storage(random);
+        let bytes = storage.bytes.clone();
+        for (name, reader) in readers(storage, random) {
+            let start = random.usize(..bytes.len() + 2 * PAGE);
+            let end = bytes.len().max(start) + random.usize(1..2 * PAGE);
+            let outcome = read(&*reader, start..end, random);
+            let failed = outcome.result.expect_err(name);
+            assert_eq!(
+                failed.source.kind(),
+                std::io::ErrorKind::UnexpectedEof,
+                "{name}"
+            );
+            let there = bytes.len().saturating_sub(start);
+            assert_eq!(failed.done as usize, there, "{name}");
+            assert!(
+                outcome.memory[..there] == bytes[bytes.len() - there..],
+                "{name}"
+            );
+        }
+    });
+}
+
+#[test]
+fn auto_reads_past_the_page_cache_only_what_that_has_not() {
+    with_seeds(|random| {
+        let mut storage = storage(random);
+        storage.tells_what_is_cached = true;
+        storage.refuses_direct = false;
+        let (len, all) = (storage.bytes.len(), random.bool());
+        storage.cached.fill(all);
+        let mut readers = readers(storage, random);
+        let (name, auto) = readers.pop().expect("auto is the last");
+        assert_eq!(name, "auto");
+        for _ in 0..3 {
+            let outcome = read(&*auto, range(random, len), random);
+            let wanted = if all {
+                Source::Buffered
+            } else {
+                Source::Direct
+            };
+            assert!(
+                outcome.told.iter().all(|&(source, _)| source == wanted),
+                "{all} {:?}",
+                outcome.told
+            );
+        }
+    });
+}
