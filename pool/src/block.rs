@@ -1,4 +1,4 @@
-//! Memory from the operating system: mapped, aligned, faulted in and, where wanted, locked.
+//! Memory from the operating system: mapped, aligned and, where wanted, faulted in and locked.
 
 use std::{io, mem, num::NonZero, process, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
 /// The home of a block that no thread may keep privately.
 pub(crate) const NOWHERE: usize = usize::MAX;
 
-/// A range of anonymous memory whose pages are present.
+/// A range of anonymous memory.
 ///
 /// The kernel zeroes an anonymous map before anybody can see it, so every byte is initialised from the start and
 /// stays so: no reader can meet undefined contents, and recycling needs no `memset`.
@@ -42,7 +42,7 @@ pub(crate) struct Advised {
 }
 
 impl Memory {
-    /// Maps `capacity` bytes and faults every page in.
+    /// Maps `capacity` bytes, whose pages are not present yet.
     pub(crate) fn map(capacity: usize, advised: Advised) -> io::Result<Self> {
         let aligned = advised.huge && capacity >= HUGE_PAGE;
         let (map, offset) = if aligned {
@@ -62,7 +62,6 @@ impl Memory {
         if advised.dont_fork {
             memory.sole_owner = NonZero::new(process::id());
         }
-        memory.populate()?;
         Ok(memory)
     }
 
@@ -123,8 +122,9 @@ impl Memory {
         Ok(())
     }
 
+    /// Faults every page in.
     #[cfg(target_os = "linux")]
-    fn populate(&mut self) -> io::Result<()> {
+    pub(crate) fn populate(&mut self) -> io::Result<()> {
         let populated =
             self.map
                 .advise_range(memmap2::Advice::PopulateWrite, self.offset, self.capacity);
@@ -139,8 +139,9 @@ impl Memory {
         }
     }
 
+    /// Faults every page in.
     #[cfg(not(target_os = "linux"))]
-    fn populate(&mut self) -> io::Result<()> {
+    pub(crate) fn populate(&mut self) -> io::Result<()> {
         self.touch();
         Ok(())
     }

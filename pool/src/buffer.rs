@@ -14,7 +14,8 @@ use crate::{block::Block, store};
 pub enum Origin {
     /// The memory was mapped for this lease.
     Fresh {
-        /// Time that the operating system took to map the memory, fault every page in and lock it.
+        /// Time that the operating system took to map the memory, fault every page in (unless it was asked for
+        /// [untouched](crate::Request::untouched)) and lock it.
         time: Duration,
     },
     /// The memory was there already: it served an earlier lease, was preallocated, or none was needed.

@@ -16,6 +16,8 @@ pub(crate) struct Fit {
     pub(crate) fresh: usize,
     /// Whether a larger buffer than a fresh one will not do.
     exact: bool,
+    /// Whether the pages of fresh memory are to be present.
+    pub(crate) populated: bool,
 }
 
 impl Fit {
@@ -35,6 +37,7 @@ impl Fit {
             len,
             fresh,
             exact: false,
+            populated: true,
         }
     }
 
@@ -46,12 +49,21 @@ impl Fit {
         }
     }
 
+    /// The same request, that leaves the first touch of fresh pages to who writes to them.
+    pub(crate) fn untouched(self) -> Self {
+        Self {
+            populated: false,
+            ..self
+        }
+    }
+
     /// A request that only a buffer of this capacity serves.
     pub(crate) fn of_capacity(capacity: usize) -> Self {
         Self {
             len: capacity,
             fresh: capacity,
             exact: true,
+            populated: true,
         }
     }
 

@@ -24,5 +24,5 @@ pub use buffer::{Origin, PooledBuffer};
 pub use builder::Builder;
 pub use error::GetError;
 pub use evict::EvictionPolicy;
-pub use pool::{BufferPool, Turn};
+pub use pool::{BufferPool, Request, Turn};
 pub use stats::Stats;

@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use parking_lot::MutexGuard;
 
 use crate::{
-    Builder, EvictionPolicy, GetError, PooledBuffer, Stats, builder::Config, gate::Patience,
-    store::Store,
+    Builder, EvictionPolicy, GetError, PooledBuffer, Stats, builder::Config, fit::Fit,
+    gate::Patience, store::Store,
 };
 
 /// A pool of recycled buffers; clones share it.
@@ -37,6 +37,48 @@ pub struct BufferPool {
 #[derive(Debug)]
 pub struct Turn<'pool> {
     pub(crate) _guard: MutexGuard<'pool, ()>,
+}
+
+/// A request for a buffer; see [`BufferPool::request`].
+#[derive(Clone, Copy)]
+pub struct Request<'pool> {
+    store: &'pool Arc<Store>,
+    fit: Fit,
+}
+
+impl Request<'_> {
+    /// The buffer's capacity is to be [`capacity_for`](BufferPool::capacity_for) its length at most, for callers who have to account
+    /// for what they hold: a recycled one may be an eighth larger else.
+    #[must_use]
+    pub fn exact(mut self) -> Self {
+        self.fit = self.fit.exact();
+        self
+    }
+
+    /// Fresh memory is not faulted in ahead: who writes to a page first does it. So several threads share that work, and share it with
+    /// other work, such as waiting for a disk.
+    ///
+    /// [`Origin::Fresh`](crate::Origin::Fresh) then tells the time for mapping alone. A pool that pins memory faults it in all the same.
+    #[must_use]
+    pub fn untouched(mut self) -> Self {
+        self.fit = self.fit.untouched();
+        self
+    }
+
+    /// Leases the buffer; waits in line for it no longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`BufferPool::get_timeout`].
+    pub fn get(self, timeout: Duration) -> Result<PooledBuffer, GetError> {
+        self.store.lease(self.fit, Patience::for_at_most(timeout))
+    }
+}
+
+impl fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Request").field(&self.fit).finish()
+    }
 }
 
 /// Closes a pool.
@@ -156,15 +198,23 @@ impl BufferPool {
             .lease(self.store.fit(len), Patience::for_at_most(timeout))
     }
 
-    /// As [`get_timeout`](Self::get_timeout), but the buffer's capacity is exactly [`capacity_for(len)`](Self::capacity_for), for
-    /// callers who have to account for what they hold.
+    /// A request that can say more about the buffer than its length.
     ///
-    /// # Errors
+    /// ```
+    /// use std::time::Duration;
     ///
-    /// As [`get_timeout`](Self::get_timeout).
-    pub fn get_exact(&self, len: usize, timeout: Duration) -> Result<PooledBuffer, GetError> {
-        let fit = self.store.fit(len).exact();
-        self.store.lease(fit, Patience::for_at_most(timeout))
+    /// let pool = ckload_pool::BufferPool::new();
+    /// let request = pool.request(30 << 20).exact().untouched();
+    /// let buffer = request.get(Duration::from_secs(1))?;
+    /// assert_eq!(buffer.capacity(), pool.capacity_for(30 << 20));
+    /// # Ok::<(), ckload_pool::GetError>(())
+    /// ```
+    #[must_use]
+    pub fn request(&self, len: usize) -> Request<'_> {
+        Request {
+            store: &self.store,
+            fit: self.store.fit(len),
+        }
     }
 
     /// The capacities of the buffers that lie idle now, in bytes, largest first; not of those that threads hold privately.

@@ -8,6 +8,7 @@ use std::{
     process::Command,
     sync::{Mutex, MutexGuard, PoisonError, mpsc},
     thread,
+    time::Duration,
 };
 
 use ckload_pool::{BufferPool, Origin, PooledBuffer};
@@ -59,6 +60,35 @@ fn pages_are_there_before_the_buffer_is() {
         };
         assert!(!time.is_zero());
     }
+}
+
+#[test]
+fn pages_of_an_untouched_buffer_come_with_the_first_touch() {
+    let _alone = alone();
+    for huge in [true, false] {
+        let pool = BufferPool::builder().huge_pages(huge).build();
+        let before = resident();
+        let request = pool.request(64 * MIB).untouched();
+        let mut buffer = request.get(Duration::ZERO).expect("memory");
+        assert_near(resident(), before);
+        assert!(buffer.iter().step_by(KIB).all(|&byte| byte == 0));
+        buffer.fill(1);
+        assert_near(resident(), before + 64 * MIB);
+        drop(buffer);
+        let buffer = request.get(Duration::ZERO).expect("it lies idle");
+        assert_eq!(buffer.origin(), Origin::Recycled);
+    }
+}
+
+#[test]
+fn an_exact_request_passes_over_larger_buffers() {
+    let _alone = alone();
+    let pool = BufferPool::new();
+    drop(pool.get(66 * MIB));
+    let request = pool.request(64 * MIB).exact();
+    let exact = request.get(Duration::ZERO).expect("memory");
+    assert_eq!(exact.capacity(), 64 * MIB);
+    assert_eq!(pool.get(64 * MIB).capacity(), 66 * MIB);
 }
 
 #[test]

@@ -298,7 +298,13 @@ impl Store {
     /// Takes memory from the operating system.
     fn map(&self, room: Claim, fit: &Fit, heat: Heat) -> Result<Box<Block>, GetError> {
         let start = Instant::now();
-        let mut memory = match Memory::map(room.bytes, self.config.advised) {
+        let mapped = Memory::map(room.bytes, self.config.advised).and_then(|mut memory| {
+            if fit.populated || self.config.pinned_memory {
+                memory.populate()?;
+            }
+            Ok(memory)
+        });
+        let mut memory = match mapped {
             Ok(memory) => memory,
             Err(source) => {
                 // The room is free again: the next in line may use it.
