@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::format::{Format, safetensors};
+use crate::read::is_remote;
 use crate::source::{self, Source};
 use crate::{Dtype, Error, Select};
 
@@ -67,6 +68,8 @@ struct Opened {
     format: Format,
     files: Vec<FileInfo>,
     identities: Vec<Identity>,
+    /// Whether a file is on a network file system.
+    is_remote: bool,
     metadata: BTreeMap<String, String>,
     open_time: Duration,
 }
@@ -103,6 +106,7 @@ impl Checkpoint {
             format: Format::Safetensors,
             files: Vec::with_capacity(files.len()),
             identities: Vec::with_capacity(files.len()),
+            is_remote: false,
             metadata: BTreeMap::new(),
             open_time: Duration::ZERO,
         };
@@ -143,6 +147,7 @@ impl Checkpoint {
                 });
             }
             opened.identities.push(Identity::of(&metadata));
+            opened.is_remote |= is_remote(&file);
             opened.files.push(FileInfo {
                 bytes: metadata.len(),
                 path,
@@ -213,6 +218,11 @@ impl Checkpoint {
     #[must_use]
     pub fn open_time(&self) -> Duration {
         self.opened.open_time
+    }
+
+    /// Whether a file is on a network file system, or on one that may be.
+    pub(crate) fn is_remote(&self) -> bool {
+        self.opened.is_remote
     }
 
     /// The same checkpoint with only the tensors that `select` admits.

@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 use crate::TensorInfo;
-use crate::plan::{PLACE_ALIGNMENT, Place, Plan, pack};
+use crate::plan::{Place, Plan, STEP, SlotRule, pack};
 
 /// Neighbours in the file stay together up to about this many bytes, so that small tensors do not make small reads.
 const GROUP_BYTES: u64 = 4 << 20;
@@ -25,8 +25,8 @@ pub(crate) struct Limits<'a> {
     pub(crate) serves: &'a dyn Fn(u64, u64) -> bool,
     /// The most bytes that the pool may hold, if there is a limit.
     pub(crate) max_bytes: Option<u64>,
-    /// Size of new slots, in bytes.
-    pub(crate) slot_bytes: u64,
+    /// How new slots are made.
+    pub(crate) slots: SlotRule,
     pub(crate) read_bytes: u64,
 }
 
@@ -102,31 +102,35 @@ struct Group {
 }
 
 impl Group {
-    fn new(tensors: &[TensorInfo], range: Range<usize>) -> Self {
+    fn new(tensors: &[TensorInfo], range: Range<usize>, rule: SlotRule) -> Self {
+        let rule = SlotRule {
+            bytes: u64::MAX,
+            ..rule
+        };
         let mut slots = Vec::new();
-        let offsets = pack(tensors, range.clone(), u64::MAX, &mut slots);
+        let offsets = pack(tensors, range.clone(), rule, &mut slots);
         Self {
             tensors: range,
             offsets,
             bytes: slots
                 .first()
-                .map_or(0, |bytes| bytes.next_multiple_of(PLACE_ALIGNMENT)),
+                .map_or(0, |bytes| bytes.next_multiple_of(STEP)),
         }
     }
 
     /// Divides `tensors` into groups, in file order.
-    fn all(tensors: &[TensorInfo]) -> Vec<Self> {
+    fn all(tensors: &[TensorInfo], rule: SlotRule) -> Vec<Self> {
         let mut groups = Vec::new();
         let (mut start, mut bytes) = (0, 0);
         for (number, info) in tensors.iter().enumerate() {
             let alone = info.bytes >= ALONE_BYTES;
             if start < number && (alone || bytes >= GROUP_BYTES) {
-                groups.push(Self::new(tensors, start..number));
+                groups.push(Self::new(tensors, start..number, rule));
                 (start, bytes) = (number, 0);
             }
             bytes += info.bytes;
         }
-        groups.push(Self::new(tensors, start..tensors.len()));
+        groups.push(Self::new(tensors, start..tensors.len(), rule));
         groups.retain(|group| group.bytes > 0);
         groups
     }
@@ -155,7 +159,7 @@ impl<'a> Packing<'a> {
         let mut packing = Self {
             tensors,
             limits,
-            groups: Group::all(tensors),
+            groups: Group::all(tensors, limits.slots),
             bins: idle
                 .iter()
                 .map(|&capacity| Bin {
@@ -224,7 +228,7 @@ impl<'a> Packing<'a> {
         }
         let groups = self.groups.iter().zip(rest).filter(|(_, rest)| *rest);
         let numbers = groups.flat_map(|(group, _)| group.tensors.clone());
-        pack(self.tensors, numbers, self.limits.slot_bytes, slots)
+        pack(self.tensors, numbers, self.limits.slots, slots)
     }
 
     fn layout(mut self) -> Layout {
@@ -364,15 +368,17 @@ mod tests {
     impl Counted {
         /// Loads and drops a model; returns the share of its bytes that came from reused memory.
         fn load(&mut self, tensors: &[TensorInfo]) -> f64 {
-            let slot_bytes = crate::plan::slot_bytes(total(tensors), 32);
             let limits = Limits {
                 capacity_for: &capacity_for,
                 serves: &|capacity, bytes| (bytes..=capacity_for(bytes)).contains(&capacity),
                 max_bytes: Some(self.max_bytes),
-                slot_bytes,
+                slots: SlotRule {
+                    bytes: crate::plan::slot_bytes(total(tensors), 32),
+                    in_step: true,
+                },
                 read_bytes: 4 * MIB,
             };
-            let plain = Plan::packed(tensors, slot_bytes, limits.read_bytes);
+            let plain = Plan::packed(tensors, limits.slots, limits.read_bytes);
             let layout = Layout::new(tensors, plain, &self.idle, &limits);
             check(tensors, &layout, &self.idle);
             let mut rest = self.idle.clone();

@@ -35,7 +35,7 @@ pub use self::loader::Loader;
 pub use self::model::Model;
 pub use self::observer::{Observer, Planned, ReadDone, Source};
 pub use self::plan::{Part, Place, Plan, Read};
-pub use self::read::{Io, UnknownIo};
+pub use self::read::{Io, ReadPolicy, UnknownIo};
 pub use self::report::{AllocationReport, IoReport, Report};
 pub use self::select::Select;
 pub use self::stream::Stream;

@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use bytesize::ByteSize;
-use ckload_pool::{BufferPool, PooledBuffer};
+use ckload_pool::{BufferPool, Origin, PooledBuffer, Request};
 use parking_lot::Mutex;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::layout::{Layout, Limits};
 use crate::observer::{Observer, Planned, Silent};
-use crate::plan::{self, Plan};
-use crate::read::{self, Files, Watch};
+use crate::plan::{self, Plan, SlotRule};
+use crate::read::{self, Files, ReadPolicy, Slot, Watch};
 use crate::report::Meter;
 use crate::{Checkpoint, Error, Io, Model, Report, Stream, Tensor};
 
@@ -54,7 +54,8 @@ pub struct Loader {
     pub(crate) pool: BufferPool,
     /// Lends what bytes pass through on the way from a disk that wants more alignment than they have.
     staging: BufferPool,
-    threads: usize,
+    threads: Option<usize>,
+    read_size: Option<u64>,
     io: Io,
     budget: Option<ByteSize>,
     pub(crate) patience: Duration,
@@ -77,7 +78,8 @@ impl Loader {
                 .min_buffer_size(MIN_BUFFER_BYTES)
                 .build(),
             staging: BufferPool::new(),
-            threads: num_cpus::get(),
+            threads: None,
+            read_size: None,
             io: Io::default(),
             budget: None,
             patience: Duration::from_secs(30),
@@ -93,11 +95,18 @@ impl Loader {
         self
     }
 
-    /// Reads with this many threads, at least one. Default: the number of cores.
+    /// Reads with this many threads, at least one, whatever is read. Default: as [`Loader::policy`] says.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
-        self.threads = threads.max(1);
+        self.threads = Some(threads.max(1));
         self.workers = Arc::default();
+        self
+    }
+
+    /// Reads at most this much at a time, and at least 4 KiB. Default: as [`Loader::policy`] says.
+    #[must_use]
+    pub fn read_size(mut self, size: ByteSize) -> Self {
+        self.read_size = Some(size.as_u64().max(4096));
         self
     }
 
@@ -142,15 +151,25 @@ impl Loader {
         ByteSize::b(usual).min(self.pool_limit())
     }
 
+    /// How a load of `checkpoint` reads: by how many threads, in pieces of what size.
+    ///
+    /// Threads that read what the page cache has keep their cores busy, so there are as many as cores. When a load comes to what is not
+    /// there, more join them, up to 8 on a local disk and 32 over a network, since they wait most of the time.
+    #[must_use]
+    pub fn policy(&self, checkpoint: &Checkpoint) -> ReadPolicy {
+        ReadPolicy::new(
+            checkpoint.bytes(),
+            checkpoint.is_remote(),
+            self.threads,
+            self.read_size,
+        )
+    }
+
     /// What a resident load of `checkpoint` would read, and where it would put it.
     #[must_use]
     pub fn plan(&self, checkpoint: &Checkpoint) -> Plan {
-        let bytes = checkpoint.bytes();
-        Plan::packed(
-            checkpoint.tensors(),
-            self.slot_bytes(bytes),
-            self.read_bytes(bytes),
-        )
+        let read_bytes = self.policy(checkpoint).read_bytes;
+        Plan::packed(checkpoint.tensors(), self.slot_rule(checkpoint), read_bytes)
     }
 
     /// Loads all tensors into memory that stays until the model is dropped, and then goes back to the pool.
@@ -175,9 +194,10 @@ impl Loader {
         let meter = Meter::start(checkpoint.open_time());
         let plan = self.plan(checkpoint);
         let needed = self.check_capacity(&plan)?;
-        let files = Files::open(checkpoint, self.io, &self.staging)?;
+        let policy = self.policy(checkpoint);
+        let files = Files::open(checkpoint, self.io, &self.staging, policy)?;
         self.announce(checkpoint);
-        let workers = self.workers()?;
+        let workers = self.workers(&policy)?;
         let (plan, mut buffers) = {
             // Two loads must not each hold a part of a pool that has a cap, and wait for the rest.
             let turn = self.pool.take_turn(needed, self.patience);
@@ -187,7 +207,13 @@ impl Loader {
             (layout.plan, buffers)
         };
         workers.install(|| {
-            let slots = buffers.iter_mut().map(|buffer| &mut buffer[..]).collect();
+            let slots = buffers
+                .iter_mut()
+                .map(|buffer| Slot {
+                    is_untouched: buffer.origin() != Origin::Recycled,
+                    memory: &mut buffer[..],
+                })
+                .collect();
             self.fill(&files, &plan, slots, &meter)
         })?;
         files.check_unchanged()?;
@@ -219,13 +245,14 @@ impl Loader {
             .budget
             .unwrap_or_else(|| self.default_budget(checkpoint))
             .min(self.pool_limit());
-        let files = Files::open(checkpoint, self.io, &self.staging)?;
+        let policy = self.policy(checkpoint);
+        let files = Files::open(checkpoint, self.io, &self.staging, policy)?;
         Ok(Stream::new(
             self,
             checkpoint,
             files,
             budget,
-            self.workers()?,
+            self.workers(&policy)?,
         ))
     }
 
@@ -269,49 +296,46 @@ impl Loader {
             .iter()
             .filter_map(|info| memory.remove(info.name.as_str()))
             .filter(|target| !target.is_empty())
+            .map(Slot::from)
             .collect();
-        let plan = Plan::separate(wanted.tensors(), self.read_bytes(wanted.bytes()));
-        let files = Files::open(&wanted, self.io, &self.staging)?;
+        let policy = self.policy(&wanted);
+        let plan = Plan::separate(wanted.tensors(), policy.read_bytes);
+        let files = Files::open(&wanted, self.io, &self.staging, policy)?;
         self.announce(&wanted);
-        self.workers()?
+        self.workers(&policy)?
             .install(|| self.fill(&files, &plan, slots, &meter))?;
         files.check_unchanged()?;
         Ok(self.finish(&wanted, &meter))
     }
 
-    /// The loader's own threads: a server's global rayon pool must not wait for our reads.
-    fn workers(&self) -> Result<Arc<ThreadPool>, Error> {
+    /// The loader's own threads, as many as `policy` may want: a server's global rayon pool must not wait for our reads.
+    fn workers(&self, policy: &ReadPolicy) -> Result<Arc<ThreadPool>, Error> {
         let mut workers = self.workers.lock();
-        if let Some(workers) = &*workers {
+        if let Some(workers) = &*workers
+            && workers.current_num_threads() >= policy.waiting_threads
+        {
             return Ok(Arc::clone(workers));
         }
         let started = ThreadPoolBuilder::new()
-            .num_threads(self.threads)
+            .num_threads(policy.waiting_threads)
             .thread_name(|number| format!("ckload-{number}"))
             .build()
             .map_err(|source| Error::Threads { source })?;
         Ok(Arc::clone(workers.insert(Arc::new(started))))
     }
 
-    /// The number of threads that read.
-    pub(crate) fn thread_count(&self) -> usize {
-        self.threads
+    /// A request for a buffer of `bytes`, of no larger capacity than a new one's if it is to be `exact`.
+    pub(crate) fn request(&self, bytes: u64, exact: bool) -> Request<'_> {
+        let request = self.pool.request(bytes as usize).untouched();
+        if exact { request.exact() } else { request }
     }
 
-    /// Takes a buffer of `bytes` from the pool, of no larger capacity than a new one's if it is to be `exact`.
-    pub(crate) fn lease(
-        &self,
-        bytes: u64,
-        exact: bool,
-        meter: &Meter,
-    ) -> Result<PooledBuffer, Error> {
+    /// Takes a buffer from the pool, whose pages may have to be touched.
+    pub(crate) fn lease(&self, request: Request<'_>, meter: &Meter) -> Result<PooledBuffer, Error> {
         let start = Instant::now();
-        let buffer = if exact {
-            self.pool.get_exact(bytes as usize, self.patience)
-        } else {
-            self.pool.get_timeout(bytes as usize, self.patience)
-        };
-        let buffer = buffer.map_err(|source| Error::Memory { source })?;
+        let buffer = request
+            .get(self.patience)
+            .map_err(|source| Error::Memory { source })?;
         meter.leased(&self.pool, &buffer, start.elapsed());
         Ok(buffer)
     }
@@ -329,8 +353,8 @@ impl Loader {
             capacity_for: &capacity_for,
             serves: &|capacity, bytes| (bytes..=most_for(bytes)).contains(&capacity),
             max_bytes: self.pool.max_bytes().map(|bytes| bytes as u64),
-            slot_bytes: self.slot_bytes(checkpoint.bytes()),
-            read_bytes: self.read_bytes(checkpoint.bytes()),
+            slots: self.slot_rule(checkpoint),
+            read_bytes: self.policy(checkpoint).read_bytes,
         };
         Layout::new(checkpoint.tensors(), plain, &idle, &limits)
     }
@@ -355,7 +379,10 @@ impl Loader {
             .with_max_len(1)
             .map(|(&bytes, idle)| match idle {
                 Some(buffer) => Ok(buffer),
-                None => self.lease(bytes, self.pool.max_bytes().is_some(), meter),
+                None => {
+                    let exact = self.pool.max_bytes().is_some();
+                    self.lease(self.request(bytes, exact), meter)
+                }
             })
             .collect()
     }
@@ -383,7 +410,7 @@ impl Loader {
         &self,
         files: &Files,
         plan: &Plan,
-        slots: Vec<&mut [u8]>,
+        slots: Vec<Slot<'_>>,
         meter: &Meter,
     ) -> Result<(), Error> {
         let watch = Watch {
@@ -396,10 +423,7 @@ impl Loader {
 
     /// The bytes that a load takes of the pool; refuses at once what could only fail after a long wait.
     fn check_capacity(&self, plan: &Plan) -> Result<usize, Error> {
-        let sizes = plan.slots().iter();
-        let needed = sizes
-            .map(|&bytes| self.pool.capacity_for(bytes as usize))
-            .fold(0, usize::saturating_add);
+        let needed = self.capacity_of(plan);
         match self.pool.max_bytes() {
             Some(max_bytes) if needed > max_bytes => Err(Error::PoolTooSmall {
                 needed: needed as u64,
@@ -431,13 +455,28 @@ impl Loader {
         }
     }
 
-    /// The size of a resident load's blocks of memory; half of what the pool keeps is left to others.
-    fn slot_bytes(&self, bytes: u64) -> u64 {
-        plan::slot_bytes(bytes, self.pool.max_idle_buffers() as u64 / 2)
+    /// What the slots of `plan` take of the pool, in bytes.
+    fn capacity_of(&self, plan: &Plan) -> usize {
+        let sizes = plan.slots().iter();
+        sizes
+            .map(|&bytes| self.pool.capacity_for(bytes as usize))
+            .fold(0, usize::saturating_add)
     }
 
-    fn read_bytes(&self, bytes: u64) -> u64 {
-        plan::read_bytes(bytes, self.threads)
+    /// How a resident load's blocks of memory are made; half of what the pool keeps is left to others.
+    fn slot_rule(&self, checkpoint: &Checkpoint) -> SlotRule {
+        let kept = self.pool.max_idle_buffers() as u64 / 2;
+        let rule = SlotRule {
+            bytes: plan::slot_bytes(checkpoint.bytes(), kept),
+            in_step: true,
+        };
+        let fits = self.pool.max_bytes().is_none_or(|max_bytes| {
+            self.capacity_of(&Plan::packed(checkpoint.tensors(), rule, u64::MAX)) <= max_bytes
+        });
+        SlotRule {
+            in_step: fits,
+            ..rule
+        }
     }
 
     pub(crate) fn announce(&self, checkpoint: &Checkpoint) {

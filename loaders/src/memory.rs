@@ -1,6 +1,8 @@
 //! The memory that tensors are loaded into.
 
-use ckload_pool::PooledBuffer;
+use ckload_pool::{Origin, PooledBuffer};
+
+use crate::read::Slot;
 
 /// Memory for one tensor of a stream.
 pub(crate) enum Memory {
@@ -21,11 +23,14 @@ impl AsRef<[u8]> for Memory {
     }
 }
 
-impl AsMut<[u8]> for Memory {
-    fn as_mut(&mut self) -> &mut [u8] {
+impl Memory {
+    pub(crate) fn as_slot(&mut self) -> Slot<'_> {
         match self {
-            Self::Pooled(buffer) => buffer,
-            Self::Small(buffer) => buffer.as_mut(),
+            Self::Pooled(buffer) => Slot {
+                is_untouched: buffer.origin() != Origin::Recycled,
+                memory: buffer,
+            },
+            Self::Small(buffer) => buffer.as_mut().into(),
         }
     }
 }

@@ -5,12 +5,6 @@
 
 use crate::TensorInfo;
 
-/// The largest single read, in bytes. Larger ones are no faster, smaller ones cost more system calls than they balance.
-const MAX_READ_BYTES: u64 = 4 << 20;
-
-/// The smallest piece, in bytes, that a tensor is split into for the sake of sharing it between workers.
-const MIN_READ_BYTES: u64 = 256 << 10;
-
 /// The smallest blocks, in bytes, of a resident load that has more than one.
 const LEAST_SLOT_BYTES: u64 = 64 << 20;
 
@@ -21,7 +15,37 @@ const USUAL_SLOT_BYTES: u64 = 1 << 30;
 const MAX_PARTS: usize = 1024;
 
 /// Where a tensor does not simply follow its neighbour it starts on a cache line.
-pub(crate) const PLACE_ALIGNMENT: u64 = 64;
+const PLACE_ALIGNMENT: u64 = 64;
+
+/// Memory and file that agree modulo this many bytes suit every disk's direct reads.
+pub(crate) const STEP: u64 = 4096;
+
+/// A tensor of this many bytes or more is worth a gap before it that brings its memory in step with its file.
+const WORTH_A_GAP: u64 = 64 << 10;
+
+/// How slots are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SlotRule {
+    /// Their size in bytes, but for tensors that are larger.
+    pub(crate) bytes: u64,
+    /// Whether tensors lie as far from a page's start as they do in their files, where their dtypes' alignments allow it: reads past
+    /// the page cache then need no copy. It costs less than a page for each slot and large tensor.
+    pub(crate) in_step: bool,
+}
+
+impl SlotRule {
+    /// The first byte from `used` on that suits a tensor which does not follow its neighbour.
+    fn start_from(self, used: u64, info: &TensorInfo) -> u64 {
+        let in_step = self.in_step
+            && info.offset.is_multiple_of(info.dtype.alignment())
+            && (used == 0 || info.bytes >= WORTH_A_GAP);
+        if in_step {
+            used + (info.offset % STEP + STEP - used % STEP) % STEP
+        } else {
+            used.next_multiple_of(PLACE_ALIGNMENT)
+        }
+    }
+}
 
 /// One read: consecutive bytes of one file, which may go to several places.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,13 +112,13 @@ impl Plan {
         &self.reads
     }
 
-    /// Packs `tensors`, which are in file order, into as few slots of at most `slot_bytes` as their order allows.
+    /// Packs `tensors`, which are in file order, into as few slots as their order and the rule allow.
     ///
     /// Neighbours in the file are neighbours in memory wherever that keeps them aligned, so that one read fills many of them. A
-    /// tensor of `slot_bytes` or more has a slot of its own.
-    pub(crate) fn packed(tensors: &[TensorInfo], slot_bytes: u64, read_bytes: u64) -> Self {
+    /// tensor of a slot's size or more has a slot of its own.
+    pub(crate) fn packed(tensors: &[TensorInfo], rule: SlotRule, read_bytes: u64) -> Self {
         let mut slots = Vec::new();
-        let places = pack(tensors, 0..tensors.len(), slot_bytes, &mut slots);
+        let places = pack(tensors, 0..tensors.len(), rule, &mut slots);
         Self::new(tensors, slots, places, read_bytes)
     }
 
@@ -128,11 +152,11 @@ impl Plan {
     }
 }
 
-/// Packs some `tensors`, whose numbers rise, into new slots of at most `slot_bytes`, but for larger tensors; adds these to `slots`.
+/// Packs some `tensors`, whose numbers rise, into new slots; adds these to `slots`.
 pub(crate) fn pack(
     tensors: &[TensorInfo],
     numbers: impl IntoIterator<Item = usize>,
-    slot_bytes: u64,
+    rule: SlotRule,
     slots: &mut Vec<u64>,
 ) -> Vec<Place> {
     let mut places = Vec::new();
@@ -143,11 +167,13 @@ pub(crate) fn pack(
             continue;
         }
         let (slot, offset) = match &open {
-            _ if info.bytes >= slot_bytes => (slots.len(), 0),
-            Some(open) if open.offset_for(info) + info.bytes <= slot_bytes => {
-                (open.slot, open.offset_for(info))
+            Some(open)
+                if info.bytes < rule.bytes
+                    && open.offset_for(info, rule) + info.bytes <= rule.bytes =>
+            {
+                (open.slot, open.offset_for(info, rule))
             }
-            _ => (slots.len(), 0),
+            _ => (slots.len(), rule.start_from(0, info)),
         };
         if slot == slots.len() {
             slots.push(0);
@@ -158,7 +184,7 @@ pub(crate) fn pack(
             slot,
             offset,
         });
-        if info.bytes < slot_bytes {
+        if info.bytes < rule.bytes {
             open = Some(OpenSlot {
                 slot,
                 used: offset + info.bytes,
@@ -179,13 +205,13 @@ struct OpenSlot {
 }
 
 impl OpenSlot {
-    /// Where the next tensor would start: right behind its neighbour in the file, or on the next cache line.
-    fn offset_for(&self, info: &TensorInfo) -> u64 {
+    /// Where the next tensor would start: right behind its neighbour in the file, or where the rule wants it.
+    fn offset_for(&self, info: &TensorInfo, rule: SlotRule) -> u64 {
         let follows = self.file == info.file && self.file_end == info.offset;
         if follows && self.used.is_multiple_of(info.dtype.alignment()) {
             self.used
         } else {
-            self.used.next_multiple_of(PLACE_ALIGNMENT)
+            rule.start_from(self.used, info)
         }
     }
 }
@@ -252,13 +278,6 @@ pub(crate) fn slot_bytes(bytes: u64, buffers: u64) -> u64 {
     }
 }
 
-/// The size in bytes of the reads of a load of `bytes`, so that each of `workers` gets several.
-pub(crate) fn read_bytes(bytes: u64, workers: usize) -> u64 {
-    (bytes / (workers as u64 * 4))
-        .next_multiple_of(4096)
-        .clamp(MIN_READ_BYTES, MAX_READ_BYTES)
-}
-
 /// Groups neighbouring `tensors` into batches of at most `batch_bytes`, as ranges of their indices; a larger tensor is alone in its batch.
 pub(crate) fn batches(tensors: &[TensorInfo], batch_bytes: u64) -> Vec<std::ops::Range<usize>> {
     let mut batches: Vec<std::ops::Range<usize>> = Vec::new();
@@ -305,13 +324,42 @@ mod tests {
             .collect()
     }
 
+    fn slots_of(bytes: u64) -> SlotRule {
+        SlotRule {
+            bytes,
+            in_step: false,
+        }
+    }
+
+    #[test]
+    fn memory_is_in_step_with_the_file_where_alignment_allows_it() {
+        let rule = SlotRule {
+            bytes: 1 << 20,
+            in_step: true,
+        };
+        let mut tensors = neighbours(5000, &[(Dtype::F32, 10), (Dtype::F32, 70_000)]);
+        let after_a_gap = neighbours(400_000, &[(Dtype::F32, 3), (Dtype::F64, 20_000)]);
+        tensors.extend(after_a_gap);
+        let plan = Plan::packed(&tensors, rule, 1 << 20);
+        let distances: Vec<u64> = (plan.places.iter().zip(&tensors))
+            .map(|(place, info)| place.offset % STEP + STEP - info.offset % STEP)
+            .collect();
+        assert_eq!(plan.places[0].offset, 5000 - 4096);
+        // The third is not worth a gap, and the fourth does not fit its dtype where its file has it.
+        assert_eq!(distances[..2], [STEP, STEP]);
+        assert!(plan.places[2].offset < plan.places[1].offset + 280_000 + 64);
+        assert!(plan.places[3].offset.is_multiple_of(8));
+        let odd = neighbours(14_291, &[(Dtype::F32, 70_000)]);
+        assert_eq!(Plan::packed(&odd, rule, 1 << 20).places[0].offset, 0);
+    }
+
     #[test]
     fn neighbours_at_an_odd_offset_are_one_read_into_one_slot() {
         let tensors = neighbours(
             14_291,
             &[(Dtype::F32, 10), (Dtype::F32, 3), (Dtype::F32, 7)],
         );
-        let plan = Plan::packed(&tensors, 1 << 20, 1 << 20);
+        let plan = Plan::packed(&tensors, slots_of(1 << 20), 1 << 20);
         assert_eq!(plan.slots, [80]);
         let [read] = plan.reads.as_slice() else {
             panic!("one read, not {:?}", plan.reads);
@@ -330,7 +378,7 @@ mod tests {
     #[test]
     fn a_misaligned_neighbour_moves_in_memory_but_not_into_another_read() {
         let tensors = neighbours(8, &[(Dtype::U8, 3), (Dtype::F64, 1)]);
-        let plan = Plan::packed(&tensors, 1 << 20, 1 << 20);
+        let plan = Plan::packed(&tensors, slots_of(1 << 20), 1 << 20);
         assert_eq!(plan.places[1].offset, 64);
         let [read] = plan.reads.as_slice() else {
             panic!("one read, not {:?}", plan.reads);
@@ -355,7 +403,7 @@ mod tests {
     #[test]
     fn a_large_tensor_has_its_own_slot_and_many_reads() {
         let tensors = neighbours(8, &[(Dtype::U8, 10), (Dtype::U8, 1000), (Dtype::U8, 10)]);
-        let plan = Plan::packed(&tensors, 500, 100);
+        let plan = Plan::packed(&tensors, slots_of(500), 100);
         assert_eq!(plan.slots, [74, 1000]);
         assert_eq!(plan.reads.len(), 11);
         assert!(plan.reads.iter().all(|read| read.len <= 100));
@@ -368,7 +416,7 @@ mod tests {
         assert_eq!(plan.slots, [4]);
         assert_eq!(plan.places.len(), 1);
         assert_eq!(plan.places[0].tensor, 1);
-        assert_eq!(Plan::packed(&[], 100, 100), Plan::default());
+        assert_eq!(Plan::packed(&[], slots_of(100), 100), Plan::default());
     }
 
     #[test]
@@ -402,11 +450,17 @@ mod tests {
                 .collect();
             let tensors = neighbours(random.u64(8..100), &described);
             let (slot_bytes, read_bytes) = (random.u64(1..5000), random.u64(1..3000));
-            check(
-                &tensors,
-                &Plan::packed(&tensors, slot_bytes, read_bytes),
-                read_bytes,
-            );
+            for in_step in [false, true] {
+                let rule = SlotRule {
+                    bytes: slot_bytes,
+                    in_step,
+                };
+                check(
+                    &tensors,
+                    &Plan::packed(&tensors, rule, read_bytes),
+                    read_bytes,
+                );
+            }
             check(&tensors, &Plan::separate(&tensors, read_bytes), read_bytes);
         }
     }

@@ -90,6 +90,10 @@ impl Allocations {
     fn add(&self, bytes: usize, time: Duration) {
         self.count.fetch_add(1, Relaxed);
         self.bytes.fetch_add(bytes as u64, Relaxed);
+        self.add_time(time);
+    }
+
+    fn add_time(&self, time: Duration) {
         self.nanoseconds.fetch_add(time.as_nanos() as u64, Relaxed);
     }
 
@@ -143,6 +147,11 @@ impl Meter {
     /// Counts memory that did not come from a pool.
     pub(crate) fn allocated(&self, bytes: usize, time: Duration) {
         self.fresh.add(bytes, time);
+    }
+
+    /// Counts the time of the first touch of memory that was counted without it.
+    pub(crate) fn touched(&self, time: Duration) {
+        self.fresh.add_time(time);
     }
 
     pub(crate) fn report(&self) -> Report {

@@ -102,7 +102,8 @@ impl Stream {
     ) -> Self {
         let meter = Meter::start(checkpoint.open_time());
         let tensors = checkpoint.tensors();
-        let batch_bytes = BATCH_BYTES.min(budget.as_u64() / (2 * loader.thread_count() as u64));
+        let threads = files.policy().waiting_threads as u64;
+        let batch_bytes = BATCH_BYTES.min(budget.as_u64() / (2 * threads));
         let batches = plan::batches(tensors, batch_bytes)
             .into_iter()
             .map(|range| Batch {
@@ -225,7 +226,7 @@ impl Shared {
     fn start_job(self: &Arc<Self>) {
         {
             let mut state = self.state.lock();
-            if state.jobs >= self.loader.thread_count() || !state.admits_next() {
+            if state.jobs >= self.files.wanted_threads() || !state.admits_next() {
                 return;
             }
             state.jobs += 1;
@@ -271,12 +272,11 @@ impl Shared {
         for info in tensors {
             memory.push(self.allocate(info.bytes, &mut rest)?);
         }
-        let bytes: u64 = tensors.iter().map(|info| info.bytes).sum();
-        let plan = Plan::separate(tensors, plan::read_bytes(bytes, self.loader.thread_count()));
+        let plan = Plan::separate(tensors, self.files.policy().read_bytes);
         let slots = memory
             .iter_mut()
-            .map(|charged| charged.memory.as_mut())
-            .filter(|slot| !slot.is_empty())
+            .map(|charged| charged.memory.as_slot())
+            .filter(|slot| !slot.memory.is_empty())
             .collect();
         let watch = Watch {
             meter: &self.meter,
@@ -314,7 +314,9 @@ impl Shared {
         } else {
             // A recycled buffer may be an eighth larger, if the budget has room for that.
             let mut slack = self.reserve(bytes / 8);
-            let buffer = self.loader.lease(bytes, slack.is_none(), &self.meter)?;
+            let buffer = self
+                .loader
+                .lease(self.loader.request(bytes, slack.is_none()), &self.meter)?;
             if let Some(slack) = &mut slack {
                 permit.merge(slack.split((buffer.capacity() as u64).saturating_sub(permit.bytes)));
             }

@@ -143,7 +143,7 @@ fn readers(storage: Storage, random: &mut Rng) -> Vec<(&'static str, Box<dyn Rea
     vec![
         ("buffered", Box::new(Buffered::new(buffered.clone()))),
         ("direct", Box::new(uncached())),
-        ("auto", Box::new(Auto::new(uncached()))),
+        ("auto", Box::new(Auto::new(uncached(), Arc::default()))),
     ]
 }
 

@@ -1,10 +1,12 @@
 //! Reading: the only place that does I/O on tensors' bytes.
 //!
-//! A [`Reader`] fills memory from one file; [`fill`] carries out a plan's reads on the workers of the current rayon pool.
+//! A [`Reader`] fills memory from one file; [`fill()`] carries out a plan's reads on the workers of the current rayon pool.
 
 mod buffered;
 mod direct;
+mod fill;
 mod mmap;
+mod policy;
 mod raw;
 mod residency;
 mod target;
@@ -17,21 +19,23 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 use ckload_pool::BufferPool;
-use rayon::prelude::*;
 use rustix::fs::{Advice, fadvise};
 
 use self::buffered::Buffered;
 use self::direct::Direct;
+pub(crate) use self::fill::{Slot, Watch, fill};
 use self::mmap::Mapped;
+pub use self::policy::ReadPolicy;
+pub(crate) use self::policy::is_remote;
 use self::target::Target;
 use self::uncached::{Auto, Uncached};
-use crate::observer::{Observer, ReadDone, Source};
+use crate::observer::{ReadDone, Source};
 use crate::plan::Read;
-use crate::report::Meter;
 use crate::source::open_regular;
 use crate::{Checkpoint, Error};
 
@@ -127,6 +131,9 @@ pub(crate) struct Files {
     checkpoint: Checkpoint,
     /// By number; `None` for a file from which nothing is wanted.
     open: Vec<Option<OpenFile>>,
+    policy: ReadPolicy,
+    /// Whether reads wait for more than the page cache.
+    waits: Arc<AtomicBool>,
 }
 
 struct OpenFile {
@@ -140,18 +147,36 @@ impl Files {
         checkpoint: &Checkpoint,
         io: Io,
         staging: &BufferPool,
+        policy: ReadPolicy,
     ) -> Result<Self, Error> {
+        // Who asks for a way of reading is taken to know that the page cache does not have it all.
+        let waits = Arc::new(AtomicBool::new(io != Io::Auto));
         let mut open: Vec<Option<OpenFile>> = checkpoint.files().iter().map(|_| None).collect();
         for info in checkpoint.tensors().iter().filter(|info| info.bytes > 0) {
             if open[info.file].is_some() {
                 continue;
             }
-            open[info.file] = Some(OpenFile::open(checkpoint, info.file, io, staging)?);
+            open[info.file] = Some(OpenFile::open(checkpoint, info.file, io, staging, &waits)?);
         }
         Ok(Self {
             checkpoint: checkpoint.clone(),
             open,
+            policy,
+            waits,
         })
+    }
+
+    pub(crate) fn policy(&self) -> &ReadPolicy {
+        &self.policy
+    }
+
+    /// How many threads should read now.
+    pub(crate) fn wanted_threads(&self) -> usize {
+        if self.waits.load(Relaxed) {
+            self.policy.waiting_threads
+        } else {
+            self.policy.threads
+        }
     }
 
     /// Refuses what was loaded if a file changed since its header was read.
@@ -207,6 +232,7 @@ impl OpenFile {
         number: usize,
         io: Io,
         staging: &BufferPool,
+        waits: &Arc<AtomicBool>,
     ) -> Result<Self, Error> {
         let path = &checkpoint.files()[number].path;
         let open = || -> Result<File, Error> {
@@ -228,7 +254,7 @@ impl OpenFile {
             Ok(Uncached::new(buffered, direct, staging.clone()))
         };
         let reader: Box<dyn Reader> = match io {
-            Io::Auto => Box::new(Auto::new(uncached()?)),
+            Io::Auto => Box::new(Auto::new(uncached()?, Arc::clone(waits))),
             Io::Buffered => Box::new(Buffered::new(open()?)),
             Io::Direct => Box::new(uncached()?),
             Io::Mmap => {
@@ -237,61 +263,4 @@ impl OpenFile {
         };
         Ok(Self { file, reader })
     }
-}
-
-/// Who watches a load, and may end it.
-pub(crate) struct Watch<'a> {
-    pub(crate) meter: &'a Meter,
-    pub(crate) observer: &'a dyn Observer,
-    /// Once set, reads that have not begun are left out: the caller has no use for the memory any more.
-    pub(crate) cancelled: &'a AtomicBool,
-}
-
-/// Fills `slots` by carrying out `reads`, on all workers of the current rayon pool. Ends with the first error.
-pub(crate) fn fill(
-    files: &Files,
-    reads: &[Read],
-    slots: Vec<&mut [u8]>,
-    watch: &Watch<'_>,
-) -> Result<(), Error> {
-    let read_one = |(read, target): (&Read, Target<'_>)| {
-        if watch.cancelled.load(Relaxed) {
-            return Ok(());
-        }
-        files.read(read, target, |done| {
-            watch.meter.read(done);
-            watch.observer.read(done);
-        })
-    };
-    let tasks = reads.iter().zip(scatter(reads, slots));
-    if reads.len() < 2 {
-        tasks.into_iter().try_for_each(read_one)
-    } else {
-        // One queue in file order: a disk sees nearly sequential reads, and no worker runs dry before the others.
-        tasks.par_bridge().try_for_each(read_one)
-    }
-}
-
-/// Cuts `slots` into the parts of `reads`, for each read in turn.
-///
-/// # Panics
-///
-/// Panics if parts overlap or leave their slots, which no plan's do.
-fn scatter<'a>(reads: &[Read], slots: Vec<&'a mut [u8]>) -> Vec<Target<'a>> {
-    let mut rest: Vec<(&mut [u8], u64)> = slots.into_iter().map(|slot| (slot, 0)).collect();
-    reads
-        .iter()
-        .map(|read| {
-            let parts = read.parts.iter().map(|part| {
-                let (slot, cut) = &mut rest[part.slot];
-                let tail = std::mem::take(slot)
-                    .split_at_mut((part.offset - *cut) as usize)
-                    .1;
-                let (buffer, tail) = tail.split_at_mut(part.len as usize);
-                (*slot, *cut) = (tail, part.offset + part.len);
-                buffer
-            });
-            parts.collect()
-        })
-        .collect()
 }

@@ -49,6 +49,12 @@ impl Residency {
         }
     }
 
+    /// Whether all of `range` is cached, as far as the kernel says.
+    pub(super) fn is_cached(&self, file: &impl RawFile, range: &Range<u64>) -> bool {
+        self.count(file, range)
+            .is_none_or(|(cached, pages)| cached >= pages)
+    }
+
     /// How many pages of `range` are cached, and how many there are; `None` if the kernel does not say.
     fn count(&self, file: &impl RawFile, range: &Range<u64>) -> Option<(u64, u64)> {
         if self.is_refused.load(Relaxed) {

@@ -32,6 +32,11 @@ impl<'a> Target<'a> {
         self.pieces.first_mut().map(|piece| &mut **piece)
     }
 
+    /// What is still to be filled, piece by piece.
+    pub(super) fn pieces(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        self.pieces.iter_mut().map(|piece| &mut **piece)
+    }
+
     /// Takes the first `len` bytes as filled.
     pub(super) fn advance(&mut self, len: usize) {
         self.split_to(len);

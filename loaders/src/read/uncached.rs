@@ -1,6 +1,7 @@
 //! Reads that leave the page cache alone: always past it, or only for what it does not have.
 
 use std::fs::File;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use ckload_pool::BufferPool;
@@ -74,11 +75,14 @@ pub(super) struct Auto<F = File> {
     residency: Residency,
     /// Whether the last stretch was cached: then so is the next one, probably, and taking it is the quickest way to know.
     was_cached: AtomicBool,
+    /// Is set when something has to come from elsewhere.
+    waits: Arc<AtomicBool>,
 }
 
 impl<F: RawFile> Auto<F> {
-    pub(super) fn new(uncached: Uncached<F>) -> Self {
+    pub(super) fn new(uncached: Uncached<F>, waits: Arc<AtomicBool>) -> Self {
         Self {
+            waits,
             uncached,
             residency: Residency::default(),
             was_cached: AtomicBool::new(false),
@@ -122,6 +126,9 @@ impl<F: RawFile> Reader for Auto<F> {
         while at < end {
             let failed = |failed: Failed| failed.after(at - offset);
             if self.uncached.direct().is_none() {
+                if !self.waits.load(Relaxed) && !self.residency.is_cached(file, &(at..end)) {
+                    self.waits.store(true, Relaxed);
+                }
                 let bytes = buffered::read_exact(file, at, target).map_err(failed)?;
                 done(Source::Buffered, bytes);
                 return Ok(());
@@ -143,6 +150,7 @@ impl<F: RawFile> Reader for Auto<F> {
                 done(Source::Buffered, bytes);
                 self.was_cached.store(at + len == end, Relaxed);
             } else {
+                self.waits.store(true, Relaxed);
                 self.uncached
                     .read_exact_at(at, part, done)
                     .map_err(failed)?;

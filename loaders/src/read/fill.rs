@@ -1,0 +1,173 @@
+//! Carries out a plan's reads, by as many threads as the state of the page cache wants.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+use std::vec;
+
+use parking_lot::Mutex;
+use rayon::Scope;
+
+use super::Files;
+use super::target::Target;
+use crate::Error;
+use crate::observer::Observer;
+use crate::plan::Read;
+use crate::report::Meter;
+
+/// Who watches a load, and may end it.
+pub(crate) struct Watch<'a> {
+    pub(crate) meter: &'a Meter,
+    pub(crate) observer: &'a dyn Observer,
+    /// Once set, reads that have not begun are left out: the caller has no use for the memory any more.
+    pub(crate) cancelled: &'a AtomicBool,
+}
+
+/// Memory to be filled.
+pub(crate) struct Slot<'a> {
+    pub(crate) memory: &'a mut [u8],
+    /// Its pages may be missing yet. Then each read touches its part first: that takes as long as all else, and while one thread
+    /// does it others wait for the disk.
+    pub(crate) is_untouched: bool,
+}
+
+impl<'a> From<&'a mut [u8]> for Slot<'a> {
+    fn from(memory: &'a mut [u8]) -> Self {
+        Self {
+            memory,
+            is_untouched: false,
+        }
+    }
+}
+
+/// Fills `slots` by carrying out `reads`, on the workers of the current rayon pool. Ends with the first error.
+pub(crate) fn fill(
+    files: &Files,
+    reads: &[Read],
+    slots: Vec<Slot<'_>>,
+    watch: &Watch<'_>,
+) -> Result<(), Error> {
+    let fill = Fill {
+        files,
+        watch,
+        queue: Mutex::new(Queue {
+            tasks: scatter(reads, slots).into_iter(),
+            threads: 1,
+        }),
+        failure: Mutex::new(None),
+    };
+    rayon::scope(|scope| fill.run(scope));
+    fill.failure.into_inner().map_or(Ok(()), Err)
+}
+
+/// A load that is being carried out.
+struct Fill<'a> {
+    files: &'a Files,
+    watch: &'a Watch<'a>,
+    queue: Mutex<Queue<'a>>,
+    failure: Mutex<Option<Error>>,
+}
+
+/// One queue in file order: a disk sees nearly sequential reads, and no thread runs dry before the others.
+struct Queue<'a> {
+    tasks: vec::IntoIter<Task<'a>>,
+    /// Threads that take tasks.
+    threads: usize,
+}
+
+struct Task<'a> {
+    read: &'a Read,
+    target: Target<'a>,
+    is_untouched: bool,
+}
+
+impl<'a> Fill<'a> {
+    fn run<'scope>(&'scope self, scope: &Scope<'scope>)
+    where
+        'a: 'scope,
+    {
+        while let Some(task) = self.take(scope) {
+            if let Err(error) = self.carry_out(task) {
+                self.failure.lock().get_or_insert(error);
+            }
+        }
+    }
+
+    /// The next task, if there is one for this thread. Where more threads are wanted, one more begins; it will see to the next.
+    fn take<'scope>(&'scope self, scope: &Scope<'scope>) -> Option<Task<'a>>
+    where
+        'a: 'scope,
+    {
+        let is_over = self.watch.cancelled.load(Relaxed) || self.failure.lock().is_some();
+        let mut queue = self.queue.lock();
+        let wanted = self.files.wanted_threads();
+        let task = if is_over || queue.threads > wanted {
+            None
+        } else {
+            queue.tasks.next()
+        };
+        if task.is_none() {
+            queue.threads -= 1;
+        } else if queue.threads < wanted && queue.tasks.len() > 0 {
+            queue.threads += 1;
+            scope.spawn(|scope| self.run(scope));
+        }
+        task
+    }
+
+    fn carry_out(&self, mut task: Task<'_>) -> Result<(), Error> {
+        if task.is_untouched {
+            self.watch.meter.touched(touch(&mut task.target));
+        }
+        self.files.read(task.read, task.target, |done| {
+            self.watch.meter.read(done);
+            self.watch.observer.read(done);
+        })
+    }
+}
+
+/// Has the system put memory behind every page of `target`; returns how long that took.
+fn touch(target: &mut Target<'_>) -> Duration {
+    let start = Instant::now();
+    let page = rustix::param::page_size();
+    for piece in target.pieces() {
+        for byte in piece.iter_mut().step_by(page) {
+            *byte = 0;
+        }
+        // A piece that starts within a page ends in one more.
+        if let Some(last) = piece.last_mut() {
+            *last = 0;
+        }
+    }
+    start.elapsed()
+}
+
+/// Cuts `slots` into the parts of `reads`, for each read in turn.
+///
+/// # Panics
+///
+/// Panics if parts overlap or leave their slots, which no plan's do.
+fn scatter<'a>(reads: &'a [Read], slots: Vec<Slot<'a>>) -> Vec<Task<'a>> {
+    let mut rest: Vec<(Slot<'a>, u64)> = slots.into_iter().map(|slot| (slot, 0)).collect();
+    reads
+        .iter()
+        .map(|read| {
+            let mut is_untouched = false;
+            let parts = read.parts.iter().map(|part| {
+                let (slot, cut) = &mut rest[part.slot];
+                is_untouched |= slot.is_untouched;
+                let tail = std::mem::take(&mut slot.memory)
+                    .split_at_mut((part.offset - *cut) as usize)
+                    .1;
+                let (buffer, tail) = tail.split_at_mut(part.len as usize);
+                (slot.memory, *cut) = (tail, part.offset + part.len);
+                buffer
+            });
+            let target = parts.collect();
+            Task {
+                read,
+                target,
+                is_untouched,
+            }
+        })
+        .collect()
+}
