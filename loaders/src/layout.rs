@@ -99,6 +99,8 @@ struct Group {
     offsets: Vec<Place>,
     /// Up to where the next group may start.
     bytes: u64,
+    /// Of these bytes, the tensors'.
+    tensor_bytes: u64,
 }
 
 impl Group {
@@ -110,6 +112,7 @@ impl Group {
         let mut slots = Vec::new();
         let offsets = pack(tensors, range.clone(), rule, &mut slots);
         Self {
+            tensor_bytes: tensors[range.clone()].iter().map(|info| info.bytes).sum(),
             tensors: range,
             offsets,
             bytes: slots
@@ -209,7 +212,8 @@ impl<'a> Packing<'a> {
 
     /// Tensor bytes in idle buffers.
     fn bytes(&self) -> u64 {
-        self.bins.iter().map(|bin| bin.used).sum()
+        let placed = self.bins.iter().flat_map(|bin| &bin.groups);
+        placed.map(|&group| self.groups[group].tensor_bytes).sum()
     }
 
     /// The memory that the load would take.
