@@ -57,6 +57,7 @@ pub struct Loader {
     threads: Option<usize>,
     read_size: Option<u64>,
     io: Io,
+    drop_cache: bool,
     budget: Option<ByteSize>,
     pub(crate) patience: Duration,
     pub(crate) observer: Arc<dyn Observer>,
@@ -81,6 +82,7 @@ impl Loader {
             threads: None,
             read_size: None,
             io: Io::default(),
+            drop_cache: false,
             budget: None,
             patience: Duration::from_secs(30),
             observer: Arc::new(Silent),
@@ -114,6 +116,16 @@ impl Loader {
     #[must_use]
     pub fn io(mut self, io: Io) -> Self {
         self.io = io;
+        self
+    }
+
+    /// Drops from the page cache what a load brought there, once it is read; what was there before stays. Default: `false`.
+    ///
+    /// It matters where reading past the page cache is not possible ([`Io`]). Where the kernel does not tell what was there (before Linux
+    /// 6.5, or of files that the user could not write), nothing is dropped. What another process reads meanwhile may go as well.
+    #[must_use]
+    pub fn drop_cache(mut self, drop: bool) -> Self {
+        self.drop_cache = drop;
         self
     }
 
@@ -195,7 +207,7 @@ impl Loader {
         let plan = self.plan(checkpoint);
         let needed = self.check_capacity(&plan)?;
         let policy = self.policy(checkpoint);
-        let files = Files::open(checkpoint, self.io, &self.staging, policy)?;
+        let files = Files::open(checkpoint, self.io, self.drop_cache, &self.staging, policy)?;
         self.announce(checkpoint);
         let workers = self.workers(&policy)?;
         let (plan, mut buffers) = {
@@ -246,7 +258,7 @@ impl Loader {
             .unwrap_or_else(|| self.default_budget(checkpoint))
             .min(self.pool_limit());
         let policy = self.policy(checkpoint);
-        let files = Files::open(checkpoint, self.io, &self.staging, policy)?;
+        let files = Files::open(checkpoint, self.io, self.drop_cache, &self.staging, policy)?;
         Ok(Stream::new(
             self,
             checkpoint,
@@ -300,7 +312,7 @@ impl Loader {
             .collect();
         let policy = self.policy(&wanted);
         let plan = Plan::separate(wanted.tensors(), policy.read_bytes);
-        let files = Files::open(&wanted, self.io, &self.staging, policy)?;
+        let files = Files::open(&wanted, self.io, self.drop_cache, &self.staging, policy)?;
         self.announce(&wanted);
         self.workers(&policy)?
             .install(|| self.fill(&files, &plan, slots, &meter))?;

@@ -2,6 +2,7 @@
 //!
 //! A [`Reader`] fills memory from one file; [`fill()`] carries out a plan's reads on the workers of the current rayon pool.
 
+mod absent;
 mod buffered;
 mod direct;
 mod fill;
@@ -26,12 +27,14 @@ use std::time::Instant;
 use ckload_pool::BufferPool;
 use rustix::fs::{Advice, fadvise};
 
+use self::absent::Dropping;
 use self::buffered::Buffered;
 use self::direct::Direct;
 pub(crate) use self::fill::{Slot, Watch, fill};
 use self::mmap::Mapped;
 pub use self::policy::ReadPolicy;
 pub(crate) use self::policy::is_remote;
+use self::raw::RawFile;
 use self::target::Target;
 use self::uncached::{Auto, Uncached};
 use crate::observer::{ReadDone, Source};
@@ -146,6 +149,7 @@ impl Files {
     pub(crate) fn open(
         checkpoint: &Checkpoint,
         io: Io,
+        drop_cache: bool,
         staging: &BufferPool,
         policy: ReadPolicy,
     ) -> Result<Self, Error> {
@@ -156,7 +160,12 @@ impl Files {
             if open[info.file].is_some() {
                 continue;
             }
-            open[info.file] = Some(OpenFile::open(checkpoint, info.file, io, staging, &waits)?);
+            let file = OpenFile::open(checkpoint, info.file, io, staging, &waits)?;
+            open[info.file] = Some(if drop_cache {
+                file.dropping(checkpoint, info.file)?
+            } else {
+                file
+            });
         }
         Ok(Self {
             checkpoint: checkpoint.clone(),
@@ -235,11 +244,7 @@ impl OpenFile {
         waits: &Arc<AtomicBool>,
     ) -> Result<Self, Error> {
         let path = &checkpoint.files()[number].path;
-        let open = || -> Result<File, Error> {
-            let (file, _) = open_regular(path)?;
-            checkpoint.check_unchanged(number, &file)?;
-            Ok(file)
-        };
+        let open = || open_unchanged(checkpoint, number);
         let file = open()?;
         let uncached = || -> Result<Uncached, Error> {
             let direct = Direct::open(path).map_err(Error::io("open", path))?;
@@ -263,4 +268,26 @@ impl OpenFile {
         };
         Ok(Self { file, reader })
     }
+
+    /// The same file, that leaves the page cache again as far as it was not there.
+    fn dropping(self, checkpoint: &Checkpoint, number: usize) -> Result<Self, Error> {
+        let bytes = checkpoint.files()[number].bytes;
+        let watched = open_unchanged(checkpoint, number)?;
+        Ok(Self {
+            file: self.file,
+            reader: Box::new(Dropping::new(self.reader, watched, bytes)),
+        })
+    }
+}
+
+/// The pages of `file` that the page cache has, if the kernel tells.
+pub(crate) fn cached_pages(file: &File) -> Option<u64> {
+    file.cached_pages(&(0..file.metadata().ok()?.len()))
+}
+
+/// A handle on file number `number` that no other has.
+fn open_unchanged(checkpoint: &Checkpoint, number: usize) -> Result<File, Error> {
+    let (file, _) = open_regular(&checkpoint.files()[number].path)?;
+    checkpoint.check_unchanged(number, &file)?;
+    Ok(file)
 }

@@ -36,16 +36,30 @@ pub(super) struct Residency {
 impl Residency {
     /// Cuts off the front of `range` a stretch that is cached, or one that is not, and says which; a guess where it is mixed and small.
     pub(super) fn stretch(&self, file: &impl RawFile, range: Range<u64>) -> (u64, bool) {
+        match self.cut(file, &range, LEAST_STRETCH) {
+            Some((len, cached, pages)) => (len, cached * 2 > pages),
+            None => (range.end - range.start, self.sample(file, &range)),
+        }
+    }
+
+    /// Cuts off the front of `range` a stretch that is cached, or one that is not, to the page, and says whether it is absent; `None` if
+    /// the kernel does not say.
+    pub(super) fn absent(&self, file: &impl RawFile, range: &Range<u64>) -> Option<(u64, bool)> {
+        let page = rustix::param::page_size() as u64;
+        let (len, cached, _) = self.cut(file, range, page)?;
+        Some((len, cached == 0))
+    }
+
+    /// Cuts off the front of `range` a stretch that is cached whole, or not at all, or is no longer than `least` bytes; says its length,
+    /// and how many of how many pages are cached.
+    fn cut(&self, file: &impl RawFile, range: &Range<u64>, least: u64) -> Option<(u64, u64, u64)> {
         let mut len = range.end - range.start;
         loop {
-            let part = range.start..range.start + len;
-            let Some((cached, pages)) = self.count(file, &part) else {
-                return (len, self.sample(file, &part));
-            };
-            if cached == 0 || cached >= pages || len <= LEAST_STRETCH {
-                return (len, cached * 2 > pages);
+            let (cached, pages) = self.count(file, &(range.start..range.start + len))?;
+            if cached == 0 || cached >= pages || len <= least {
+                return Some((len, cached, pages));
             }
-            len = (len / 2).next_multiple_of(LEAST_STRETCH).min(len - 1);
+            len = (len / 2).next_multiple_of(least).min(len - 1);
         }
     }
 

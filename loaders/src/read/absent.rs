@@ -1,0 +1,92 @@
+//! Drops from the page cache what a load brought there, and only that.
+
+use std::fs::File;
+use std::num::NonZeroU64;
+use std::ops::Range;
+
+use rustix::fs::{Advice, fadvise};
+
+use super::residency::Residency;
+use super::{Done, Failed, Reader, Target};
+use crate::observer::Source;
+
+/// A reader that leaves the page cache as it found it.
+pub(super) struct Dropping {
+    /// Declared before `absent`: a map has to go before its pages can.
+    inner: Box<dyn Reader>,
+    absent: Absent,
+}
+
+impl Dropping {
+    /// Looks at what the page cache has of `file`, which `inner` reads.
+    pub(super) fn new(inner: Box<dyn Reader>, file: File, bytes: u64) -> Self {
+        Self {
+            inner,
+            absent: Absent::new(file, bytes),
+        }
+    }
+}
+
+impl Reader for Dropping {
+    fn read_exact_at(&self, offset: u64, target: Target<'_>, done: Done<'_>) -> Result<(), Failed> {
+        let end = offset + target.len() as u64;
+        let mut cached = false;
+        let mut noting = |source, bytes| {
+            cached |= source != Source::Direct;
+            done(source, bytes);
+        };
+        let result = self.inner.read_exact_at(offset, target, &mut noting);
+        if cached || result.is_err() {
+            self.absent.drop_pages(&(offset..end));
+        }
+        result
+    }
+}
+
+/// The stretches of a file that the page cache did not have. They leave it when this is dropped.
+struct Absent {
+    file: File,
+    /// In file order, whole pages each.
+    stretches: Vec<Range<u64>>,
+}
+
+impl Absent {
+    fn new(file: File, bytes: u64) -> Self {
+        // What is read ahead may come after it was to be dropped.
+        let _ = fadvise(&file, 0, None, Advice::Random);
+        let mut stretches: Vec<Range<u64>> = Vec::new();
+        let residency = Residency::default();
+        let mut at = 0;
+        while at < bytes {
+            let Some((len, absent)) = residency.absent(&file, &(at..bytes)) else {
+                // Nobody can tell what was there before, and that has to stay.
+                stretches.clear();
+                break;
+            };
+            if absent {
+                stretches.push(at..at + len);
+            }
+            at += len;
+        }
+        Self { file, stretches }
+    }
+
+    /// Drops the pages that lie in `range` as a whole.
+    fn drop_pages(&self, range: &Range<u64>) {
+        for stretch in &self.stretches {
+            let start = stretch.start.max(range.start);
+            let end = stretch.end.min(range.end);
+            if let Some(len) = end.checked_sub(start).and_then(NonZeroU64::new) {
+                // Advice; a file system that does not take it keeps its pages.
+                let _ = fadvise(&self.file, start, Some(len), Advice::DontNeed);
+            }
+        }
+    }
+}
+
+impl Drop for Absent {
+    fn drop(&mut self) {
+        // Also pages that two reads shared, and pages that were on their way when their read ended.
+        self.drop_pages(&(0..u64::MAX));
+    }
+}
