@@ -43,6 +43,9 @@ pub struct IoReport {
     pub mmap_bytes: u64,
     /// The number of reads, or of copies.
     pub reads: u64,
+    /// The most threads that read at the same time. Not serialised: the JSON of a report has the sizes and times alone.
+    #[serde(skip)]
+    pub threads: u64,
 }
 
 /// What a load's memory cost.
@@ -74,6 +77,7 @@ pub(crate) struct Meter {
     direct_bytes: AtomicU64,
     mmap_bytes: AtomicU64,
     reads: AtomicU64,
+    threads: AtomicU64,
     fresh: Allocations,
     reused: Allocations,
     peak_pool_bytes: AtomicU64,
@@ -113,6 +117,7 @@ impl Meter {
             direct_bytes: AtomicU64::new(0),
             mmap_bytes: AtomicU64::new(0),
             reads: AtomicU64::new(0),
+            threads: AtomicU64::new(0),
             fresh: Allocations::default(),
             reused: Allocations::default(),
             peak_pool_bytes: AtomicU64::new(0),
@@ -132,6 +137,11 @@ impl Meter {
         };
         counter.fetch_add(done.bytes, Relaxed);
         self.reads.fetch_add(1, Relaxed);
+    }
+
+    /// Notes that so many threads read now.
+    pub(crate) fn reading(&self, threads: usize) {
+        self.threads.fetch_max(threads as u64, Relaxed);
     }
 
     /// Counts a buffer that `pool` lent after `waited`.
@@ -167,6 +177,7 @@ impl Meter {
                 direct_bytes: self.direct_bytes.load(Relaxed),
                 mmap_bytes: self.mmap_bytes.load(Relaxed),
                 reads: self.reads.load(Relaxed),
+                threads: self.threads.load(Relaxed),
             },
             allocation: AllocationReport {
                 fresh: self.fresh.count.load(Relaxed),

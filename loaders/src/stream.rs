@@ -230,6 +230,7 @@ impl Shared {
                 return;
             }
             state.jobs += 1;
+            self.meter.reading(state.jobs);
         }
         let shared = Arc::clone(self);
         self.workers.spawn(move || shared.run());

@@ -11,7 +11,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use super::options::{
-    Action, DemoOptions, Invocation, LoadOptions, ModelSize, OutputOptions, Pin, Sides,
+    Action, DemoOptions, Invocation, LoadOptions, ModelSize, OutputOptions, Pin, Reading, Sides,
     SynthOptions,
 };
 
@@ -84,12 +84,8 @@ struct LoadArgs {
     #[arg(long, conflicts_with = "pin")]
     no_pool: bool,
 
-    /// How files are read
-    #[arg(long, value_name = "HOW", default_value = "auto", value_parser = io_parser())]
-    io: Io,
-
     #[command(flatten)]
-    threads: ThreadArgs,
+    reading: ReadArgs,
 
     /// Memory that a stream may hold, such as 256MiB [default: enough for the largest tensor and to read ahead]
     #[arg(long, value_name = "SIZE", value_parser = parse_budget, conflicts_with = "resident")]
@@ -132,8 +128,26 @@ struct OutputArgs {
 }
 
 #[derive(clap::Args, Debug)]
+struct ReadArgs {
+    /// How files are read
+    #[arg(long, value_name = "HOW", default_value = "auto", value_parser = io_parser())]
+    io: Io,
+
+    #[command(flatten)]
+    threads: ThreadArgs,
+
+    /// The most that is read at a time, such as 1MiB [default: 4 MiB, over a network 8 MiB, less for small models]
+    #[arg(long, value_name = "SIZE", value_parser = parse_read_size)]
+    read_size: Option<ByteSize>,
+
+    /// Drop from the page cache what the load brought there; what was there before stays
+    #[arg(long)]
+    drop_cache: bool,
+}
+
+#[derive(clap::Args, Debug)]
 struct ThreadArgs {
-    /// Threads that read [default: one for each core]
+    /// Threads that read [default: one for each core; once a disk is asked, 8, or over a network 32, if these are more]
     #[arg(short = 'j', long, value_name = "N")]
     threads: Option<NonZeroUsize>,
 }
@@ -280,8 +294,7 @@ impl LoadArgs {
             resident: self.resident,
             rounds: self.repeat.unwrap_or(usual_rounds),
             sides,
-            io: self.io,
-            threads: self.threads.resolve(),
+            reading: self.reading.into(),
             budget: self.budget,
             pin: match self.pin {
                 PinArg::Auto => Pin::Auto,
@@ -294,11 +307,14 @@ impl LoadArgs {
     }
 }
 
-impl ThreadArgs {
-    fn resolve(self) -> NonZeroUsize {
-        self.threads
-            .or_else(|| NonZeroUsize::new(num_cpus::get()))
-            .unwrap_or(NonZeroUsize::MIN)
+impl From<ReadArgs> for Reading {
+    fn from(args: ReadArgs) -> Self {
+        Self {
+            io: args.io,
+            threads: args.threads.threads,
+            read_size: args.read_size,
+            drop_cache: args.drop_cache,
+        }
     }
 }
 
@@ -322,7 +338,10 @@ impl From<DemoArgs> for DemoOptions {
             size: args.size.into(),
             folder: args.dir,
             rounds: args.repeat,
-            threads: args.threads.resolve(),
+            reading: Reading {
+                threads: args.threads.threads,
+                ..Reading::default()
+            },
         }
     }
 }
@@ -364,13 +383,24 @@ fn io_parser() -> impl TypedValueParser<Value = Io> {
 }
 
 fn parse_budget(text: &str) -> Result<ByteSize, String> {
-    match text.parse::<ByteSize>() {
-        Ok(size) if size.as_u64() > 0 => Ok(size),
-        Ok(_) => Err("a stream needs memory".into()),
-        Err(_) => {
-            Err("expected a number of bytes, or a number and a unit such as 256MiB or 1GB".into())
-        }
+    match parse_size(text)? {
+        ByteSize(0) => Err("a stream needs memory".into()),
+        size => Ok(size),
     }
+}
+
+fn parse_read_size(text: &str) -> Result<ByteSize, String> {
+    match parse_size(text)? {
+        size if size < ByteSize::kib(4) => {
+            Err("4KiB is the least, since pages are as large".into())
+        }
+        size => Ok(size),
+    }
+}
+
+fn parse_size(text: &str) -> Result<ByteSize, &'static str> {
+    text.parse::<ByteSize>()
+        .map_err(|_| "expected a number of bytes, or a number and a unit such as 256MiB or 1GB")
 }
 
 fn parse_glob(text: &str) -> Result<String, ckload::Error> {
@@ -405,7 +435,7 @@ mod tests {
         assert_eq!(options.rounds.get(), 1);
         assert_eq!(options.sides, Sides::WithPool);
         assert_eq!(options.pin, Pin::Auto);
-        assert_eq!(options.threads.get(), num_cpus::get());
+        assert_eq!(options.reading, Reading::default());
         assert!(options.budget.is_none());
     }
 
@@ -475,7 +505,8 @@ mod tests {
             "ckload --repeat 0 m",
             "ckload -j 0 m",
             "ckload --include [ m",
-            "ckload --io direct m",
+            "ckload --io io_uring m",
+            "ckload --read-size 4095 m",
             "ckload --pin maybe m",
             "ckload --color pink m",
             "ckload synth llama out",

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use ckload::{Checkpoint, Io, Loader, Report, usage};
+use ckload::{Checkpoint, Loader, Report, usage};
 use safetensors::SafeTensors;
 
 use super::options::{DemoOptions, OutputOptions, Pin};
@@ -67,8 +67,7 @@ fn measure(
 ) -> Result<Measurements, Error> {
     let progress = Progress::new(output, "warming up", checkpoint.bytes());
     let resident = Setup {
-        threads: options.threads,
-        io: Io::Auto,
+        reading: options.reading,
         way: Way::Resident,
         pin: Pin::Auto,
         observer: progress.observer(),
@@ -230,7 +229,7 @@ fn write_introduction(
     writeln!(
         out,
         "{}; allocation is summed over the threads that allocate at the same time\n",
-        units::counted(options.threads.get() as u64, "thread"),
+        units::counted(options.reading.threads_or_cores() as u64, "thread"),
     )
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use ckload::{Checkpoint, Loader, Plan};
+use ckload::{Checkpoint, Plan};
 use serde::Serialize;
 
 use super::load::{open_all, way};
@@ -46,7 +46,7 @@ struct PartEntry {
 /// Prints the plan of each model. Reads headers only.
 pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), Error> {
     let checkpoints = open_all(options)?;
-    let loader = Loader::new().threads(options.threads.get()).io(options.io);
+    let loader = options.reading.loader();
     let plans: Vec<Plan> = checkpoints
         .iter()
         .map(|checkpoint| loader.plan(checkpoint))

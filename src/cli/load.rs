@@ -1,6 +1,6 @@
 //! `ckload MODEL...`: loads, measures, reports.
 
-use ckload::{ByteSize, Checkpoint, Loader};
+use ckload::{ByteSize, Checkpoint, Loader, ReadPolicy};
 
 use super::Error;
 use super::options::{LoadOptions, OutputOptions, Sides};
@@ -16,8 +16,7 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
     let bytes = checkpoints.iter().map(Checkpoint::bytes).sum();
     let progress = Progress::new(output, "loading", bytes);
     let setup = Setup {
-        threads: options.threads,
-        io: options.io,
+        reading: options.reading,
         way: way(options, &checkpoints),
         pin: options.pin,
         observer: progress.observer(),
@@ -48,10 +47,9 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
                 .iter()
                 .map(|model| (&model.baseline_runs[..], &model.runs[..])),
         ),
-        Sides::WithPool | Sides::WithoutPool => savings::estimated(
-            models.iter().map(|model| &model.runs[..]),
-            options.threads.get(),
-        ),
+        Sides::WithPool | Sides::WithoutPool => {
+            savings::estimated(models.iter().map(|model| &model.runs[..]))
+        }
     };
     let report = LoadReport {
         models,
@@ -62,7 +60,12 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
     if output.json {
         output.write_json(&report)?;
     } else if !output.quiet {
-        report::write_load(&mut output.stdout(), options, setup.way, &report)?;
+        let loader = options.reading.loader();
+        let policies: Vec<ReadPolicy> = checkpoints
+            .iter()
+            .map(|checkpoint| loader.policy(checkpoint))
+            .collect();
+        report::write_load(&mut output.stdout(), options, setup.way, &policies, &report)?;
     }
     Ok(())
 }
@@ -88,7 +91,7 @@ pub(crate) fn way(options: &LoadOptions, checkpoints: &[Checkpoint]) -> Way {
     if options.resident {
         return Way::Resident;
     }
-    let loader = Loader::new().threads(options.threads.get());
+    let loader = Loader::new();
     let largest = || {
         checkpoints
             .iter()

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use ckload::synth::{Blueprint, Gpt2, IfExists, gpt2};
-use ckload::{ByteSize, Io, Select};
+use ckload::{ByteSize, Io, Loader, Select};
 
 /// A command line, understood.
 #[derive(Debug)]
@@ -39,13 +39,42 @@ pub(crate) struct LoadOptions {
     pub(crate) resident: bool,
     pub(crate) rounds: NonZeroUsize,
     pub(crate) sides: Sides,
-    pub(crate) io: Io,
-    pub(crate) threads: NonZeroUsize,
+    pub(crate) reading: Reading,
     /// Of a stream.
     pub(crate) budget: Option<ByteSize>,
     pub(crate) pin: Pin,
     pub(crate) verbose: bool,
     pub(crate) dry_run: bool,
+}
+
+/// How files are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reading {
+    pub(crate) io: Io,
+    /// As many as suit the state of the page cache if none.
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// The most that is read at a time; what suits the device if none.
+    pub(crate) read_size: Option<ByteSize>,
+    pub(crate) drop_cache: bool,
+}
+
+impl Reading {
+    /// Threads that read what the page cache has.
+    pub(crate) fn threads_or_cores(&self) -> usize {
+        self.threads.map_or_else(num_cpus::get, NonZeroUsize::get)
+    }
+
+    /// A loader that reads in this way.
+    pub(crate) fn loader(&self) -> Loader {
+        let mut loader = Loader::new().io(self.io).drop_cache(self.drop_cache);
+        if let Some(threads) = self.threads {
+            loader = loader.threads(threads.get());
+        }
+        if let Some(size) = self.read_size {
+            loader = loader.read_size(size);
+        }
+        loader
+    }
 }
 
 /// Which of the two ways to get memory a load is measured with.
@@ -74,7 +103,7 @@ pub(crate) struct DemoOptions {
     /// Where the checkpoint is kept; the user's cache folder if none.
     pub(crate) folder: Option<PathBuf>,
     pub(crate) rounds: NonZeroUsize,
-    pub(crate) threads: NonZeroUsize,
+    pub(crate) reading: Reading,
 }
 
 /// What checkpoint is written, and where.

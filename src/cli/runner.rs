@@ -1,19 +1,17 @@
 //! One pool, and loads with it and without it.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use ckload::{BufferPool, ByteSize, Checkpoint, Io, Loader, Observer, Report};
+use ckload::{BufferPool, ByteSize, Checkpoint, Loader, Observer, Report};
 
 use super::Error;
-use super::options::Pin;
+use super::options::{Pin, Reading};
 use super::report::PoolSummary;
 
 /// What all loads of a command have in common.
 #[derive(Clone)]
 pub(crate) struct Setup {
-    pub(crate) threads: NonZeroUsize,
-    pub(crate) io: Io,
+    pub(crate) reading: Reading,
     pub(crate) way: Way,
     pub(crate) pin: Pin,
     pub(crate) observer: Option<Arc<dyn Observer>>,
@@ -59,10 +57,7 @@ impl Runner {
     }
 
     fn new(setup: &Setup, pool: BufferPool) -> Self {
-        let mut loader = Loader::new()
-            .pool(&pool)
-            .threads(setup.threads.get())
-            .io(setup.io);
+        let mut loader = setup.reading.loader().pool(&pool);
         if let Way::Streamed { budget } = setup.way {
             loader = loader.budget(budget);
         }
@@ -122,7 +117,7 @@ impl Runner {
             pinned_bytes: self.pinned_bytes,
             pin_failures: stats.pin_failures,
             huge_pages: stats.huge_pages,
-            threads: self.setup.threads.get(),
+            threads: self.setup.reading.threads_or_cores(),
             pins: self.pool.is_pinned(),
             last_pin_error: stats.last_pin_error,
         }

@@ -57,21 +57,19 @@ pub(crate) fn measured<'a>(
     }
 }
 
-/// An estimate from runs with the pool alone; each item is one model's runs, which `threads` threads allocated for.
+/// An estimate from runs with the pool alone; each item is one model's runs.
 ///
-/// Allocation times are sums over threads that may have worked at the same time, so the time saved is at least a
-/// `threads`th of them: the estimate is a lower bound. It is zero if no memory was fresh, for want of a price.
-pub(crate) fn estimated<'a>(
-    models: impl IntoIterator<Item = &'a [Report]>,
-    threads: usize,
-) -> Savings {
+/// Allocation times are sums over threads that may have worked at the same time, so the time saved is at least the sum over the
+/// number of threads: the estimate is a lower bound. It is zero if no memory was fresh, for want of a price.
+pub(crate) fn estimated<'a>(models: impl IntoIterator<Item = &'a [Report]>) -> Savings {
     let (mut saved, mut with) = (0.0, 0.0);
     for runs in models {
         let reused_bytes: u64 = runs.iter().map(|run| run.allocation.reused_bytes).sum();
         let reuse_seconds: f64 = runs.iter().map(|run| run.allocation.reuse_seconds).sum();
         if let Some(price) = fresh_price(runs) {
             let total = price * reused_bytes as f64 - reuse_seconds;
-            saved += total / threads as f64 / runs.len() as f64;
+            let threads = runs.iter().map(|run| run.io.threads).max().unwrap_or(0);
+            saved += total / threads.max(1) as f64 / runs.len() as f64;
         }
         with += median_seconds(runs);
     }
@@ -101,6 +99,14 @@ mod tests {
         let mut report = Report::default();
         report.seconds = seconds;
         report
+    }
+
+    fn by_threads(threads: u64, runs: &[Report]) -> Vec<Report> {
+        let mut runs = runs.to_vec();
+        for run in &mut runs {
+            run.io.threads = threads;
+        }
+        runs
     }
 
     fn allocating(seconds: f64, fresh: (u64, f64), reused: (u64, f64)) -> Report {
@@ -155,10 +161,10 @@ mod tests {
             allocating(1.0, (0, 0.0), (200, 0.5)),
         ];
         // 200 bytes at 0.02 s less 0.5 s: 3.5 s in two runs.
-        let savings = estimated([&runs[..]], 1);
+        let savings = estimated([&by_threads(1, &runs)[..]]);
         assert_eq!((savings.seconds, savings.ratio), (1.75, 1.875));
         assert_eq!(savings.method, Method::Estimated);
-        assert_eq!(estimated([&runs[..]], 2).seconds, 0.875);
+        assert_eq!(estimated([&by_threads(2, &runs)[..]]).seconds, 0.875);
     }
 
     #[test]
@@ -168,7 +174,7 @@ mod tests {
             vec![run(1.0)],
             vec![allocating(1.0, (0, 0.0), (10, 0.1))],
         ] {
-            let savings = estimated([&runs[..]], 4);
+            let savings = estimated([&by_threads(4, &runs)[..]]);
             assert_eq!((savings.seconds, savings.ratio), (0.0, 1.0));
         }
     }

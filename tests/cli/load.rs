@@ -1,5 +1,10 @@
 //! Loading: what each option does, as the report tells.
 
+use std::fs::File;
+
+use ckload::usage;
+use rustix::fs::{Advice, fadvise};
+
 use crate::support::{Model, ckload, json_of, stdout_of};
 
 #[test]
@@ -64,6 +69,10 @@ fn verbose_shows_settings_and_each_run() {
         text.contains(
             "settings: 3 threads, io buffered, budget 8.0 MiB, pool of huge pages, pin never\n"
         ),
+        "{text}"
+    );
+    assert!(
+        text.contains("reads of up to 256.0 KiB, 3 threads from the page cache\n"),
         "{text}"
     );
     assert!(
@@ -143,6 +152,55 @@ fn files_are_read_as_asked() {
             assert_eq!(report["runs"][0]["io"][counter], 4 << 20, "{io}");
         }
     }
+}
+
+#[test]
+fn the_size_of_reads_is_as_asked() {
+    let model = Model::tiny();
+    let reads = |size| {
+        let arguments = [
+            "--json",
+            "--resident",
+            "--io",
+            "buffered",
+            "--read-size",
+            size,
+        ];
+        let report = json_of(ckload().arg(model.path()).args(arguments));
+        report["runs"][0]["io"]["reads"].as_u64().expect("a number")
+    };
+    let bytes = model.path().metadata().expect("it is there").len();
+    assert!(reads("4KiB") >= bytes / 4096);
+    assert!(reads("1MiB") < 10);
+    let text = stdout_of(
+        ckload()
+            .arg(model.path())
+            .args(["-v", "--read-size", "64KiB"]),
+    );
+    assert!(text.contains("reads of up to 64.0 KiB"), "{text}");
+}
+
+#[test]
+fn the_page_cache_is_left_as_it_was_if_asked() {
+    let model = Model::tiny();
+    let file = File::open(model.path()).expect("it was written");
+    file.sync_all().expect("a disk or none");
+    fadvise(&file, 0, None, Advice::DontNeed).expect("advice");
+    if usage::cached_bytes(&file) != Some(0) {
+        println!("not tested: the page cache keeps this file, or does not tell");
+        return;
+    }
+    let buffered = ["--io", "buffered", "-q"];
+    stdout_of(
+        ckload()
+            .arg(model.path())
+            .args(buffered)
+            .arg("--drop-cache"),
+    );
+    let header = usage::cached_bytes(&file).expect("it told before");
+    assert!(header < 300 << 10, "only what opening read: {header}");
+    stdout_of(ckload().arg(model.path()).args(buffered));
+    assert!(usage::cached_bytes(&file) > Some(1 << 20));
 }
 
 #[test]

@@ -11,7 +11,7 @@ fn mistakes_have_status_2() {
         &["--repeat", "0", "m"],
         &["--threads", "0", "m"],
         &["--include", "[", "m"],
-        &["--io", "direct", "m"],
+        &["--io", "io_uring", "m"],
         &["--resident", "demo"],
         &["--json", "--io", "carrier-pigeon", "m"],
         &["inspect"],

@@ -3,9 +3,12 @@
 use std::fs::File;
 use std::num::NonZeroU64;
 use std::ops::Range;
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{Advice, fadvise};
 
+use super::raw::RawFile;
 use super::residency::Residency;
 use super::{Done, Failed, Reader, Target};
 use crate::observer::Source;
@@ -52,8 +55,6 @@ struct Absent {
 
 impl Absent {
     fn new(file: File, bytes: u64) -> Self {
-        // What is read ahead may come after it was to be dropped.
-        let _ = fadvise(&file, 0, None, Advice::Random);
         let mut stretches: Vec<Range<u64>> = Vec::new();
         let residency = Residency::default();
         let mut at = 0;
@@ -85,8 +86,15 @@ impl Absent {
 }
 
 impl Drop for Absent {
+    /// Also drops pages that two reads shared, and pages that were on their way when their read ended.
     fn drop(&mut self) {
-        // Also pages that two reads shared, and pages that were on their way when their read ended.
-        self.drop_pages(&(0..u64::MAX));
+        for pause in [0, 1, 4, 16] {
+            thread::sleep(Duration::from_millis(pause));
+            self.drop_pages(&(0..u64::MAX));
+            let cached = |stretch: &Range<u64>| self.file.cached_pages(stretch) != Some(0);
+            if !self.stretches.iter().any(cached) {
+                break;
+            }
+        }
     }
 }

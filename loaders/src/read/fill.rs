@@ -100,6 +100,7 @@ impl<'a> Fill<'a> {
         let is_over = self.watch.cancelled.load(Relaxed) || self.failure.lock().is_some();
         let mut queue = self.queue.lock();
         let wanted = self.files.wanted_threads();
+        self.watch.meter.reading(queue.threads);
         let task = if is_over || queue.threads > wanted {
             None
         } else {

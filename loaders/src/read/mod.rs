@@ -160,7 +160,7 @@ impl Files {
             if open[info.file].is_some() {
                 continue;
             }
-            let file = OpenFile::open(checkpoint, info.file, io, staging, &waits)?;
+            let file = OpenFile::open(checkpoint, info.file, io, drop_cache, staging, &waits)?;
             open[info.file] = Some(if drop_cache {
                 file.dropping(checkpoint, info.file)?
             } else {
@@ -240,6 +240,7 @@ impl OpenFile {
         checkpoint: &Checkpoint,
         number: usize,
         io: Io,
+        drop_cache: bool,
         staging: &BufferPool,
         waits: &Arc<AtomicBool>,
     ) -> Result<Self, Error> {
@@ -260,7 +261,14 @@ impl OpenFile {
         };
         let reader: Box<dyn Reader> = match io {
             Io::Auto => Box::new(Auto::new(uncached()?, Arc::clone(waits))),
-            Io::Buffered => Box::new(Buffered::new(open()?)),
+            Io::Buffered => {
+                let buffered = open()?;
+                if drop_cache {
+                    // What is read ahead may come after it was to be dropped.
+                    let _ = fadvise(&buffered, 0, None, Advice::Random);
+                }
+                Box::new(Buffered::new(buffered))
+            }
             Io::Direct => Box::new(uncached()?),
             Io::Mmap => {
                 Box::new(Mapped::beware_of_truncation(&file).map_err(Error::io("map", path))?)

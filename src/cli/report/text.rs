@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use ckload::Report;
+use ckload::{ReadPolicy, Report};
 
 use crate::cli::options::{LoadOptions, Pin, Sides};
 use crate::cli::runner::Way;
@@ -23,16 +23,20 @@ pub(crate) fn write_load(
     out: &mut impl Write,
     options: &LoadOptions,
     way: Way,
+    policies: &[ReadPolicy],
     report: &LoadReport,
 ) -> io::Result<()> {
     if options.verbose {
         write_settings(out, options, way, &report.pool)?;
     }
-    for model in &report.models {
+    for (model, policy) in report.models.iter().zip(policies) {
         write_model(out, &model.model)?;
+        if options.verbose {
+            write_policy(out, policy)?;
+        }
         write_how(out, options, way)?;
         writeln!(out)?;
-        allocation_table(model, options.sides, report.pool.threads).write(out)?;
+        allocation_table(model, options.sides).write(out)?;
         writeln!(out)?;
         if options.verbose {
             run_table(model, options.sides).write(out)?;
@@ -71,7 +75,27 @@ fn write_settings(
         out,
         "{faint}settings: {}, io {}, {budget}, {pool_kind}, pin {pin}{faint:#}",
         units::counted(pool.threads as u64, "thread"),
-        options.io,
+        options.reading.io,
+    )
+}
+
+fn write_policy(out: &mut impl Write, policy: &ReadPolicy) -> io::Result<()> {
+    let faint = style::FAINT;
+    let place = if policy.is_remote {
+        "network file system"
+    } else {
+        "local file system"
+    };
+    let threads = units::counted(policy.threads as u64, "thread");
+    let more = if policy.waiting_threads == policy.threads {
+        String::new()
+    } else {
+        format!(", {} where it lacks them", policy.waiting_threads)
+    };
+    writeln!(
+        out,
+        "{faint}{place}: reads of up to {}, {threads} from the page cache{more}{faint:#}",
+        units::bytes(policy.read_bytes),
     )
 }
 
@@ -107,7 +131,7 @@ fn write_how(out: &mut impl Write, options: &LoadOptions, way: Way) -> io::Resul
 }
 
 /// What one model's loads took, with the sides beside each other.
-fn allocation_table(model: &ModelReport, sides: Sides, threads: usize) -> Table {
+fn allocation_table(model: &ModelReport, sides: Sides) -> Table {
     let runs = side_cells(&model.runs);
     match sides {
         Sides::WithoutPool => columns("without the pool", runs, None),
@@ -116,7 +140,7 @@ fn allocation_table(model: &ModelReport, sides: Sides, threads: usize) -> Table 
             side_cells(&model.baseline_runs),
             Some(runs),
         ),
-        Sides::WithPool => match estimated_cells(&model.runs, threads) {
+        Sides::WithPool => match estimated_cells(&model.runs) {
             Some(estimate) => columns("without (estimated)", estimate, Some(runs)),
             None => columns("with the pool", runs, None),
         },
@@ -172,12 +196,12 @@ fn side_cells(runs: &[Report]) -> [String; 7] {
 }
 
 /// What the runs would have taken if all their memory had been fresh; `None` if it was, or without a price for it.
-fn estimated_cells(runs: &[Report], threads: usize) -> Option<[String; 7]> {
+fn estimated_cells(runs: &[Report]) -> Option<[String; 7]> {
     if runs.iter().all(|run| run.allocation.reused == 0) {
         return None;
     }
     let price = savings::fresh_price(runs)?;
-    let saved = savings::estimated([runs], threads).seconds;
+    let saved = savings::estimated([runs]).seconds;
     let seconds = savings::median_seconds(runs) + saved;
     let bytes = median(runs, |run| run.bytes);
     let buffers = median(runs, |run| run.allocation.fresh + run.allocation.reused);
