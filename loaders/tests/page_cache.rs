@@ -1,6 +1,7 @@
 //! What loads leave in the page cache. The folder is in the target folder, as temporary folders often have no disk behind them.
 
 #![cfg(target_os = "linux")]
+#![allow(clippy::print_stdout)] // says why nothing was tested
 
 mod common;
 
@@ -118,9 +119,9 @@ fn a_load_reads_past_the_page_cache_what_is_not_there_and_adds_nothing() {
         let model = Loader::new().load(&checkpoint).expect("it loads");
         let io = &model.report().io;
         assert_eq!(io.buffered_bytes + io.direct_bytes, checkpoint.bytes());
-        // Six of twelve MiB were cached; whoever comes from where may be off by what is not worth a request.
-        assert!(io.buffered_bytes > 4 * MIB as u64, "{io:?}");
-        assert!(io.direct_bytes > 4 * MIB as u64, "{io:?}");
-        assert!(disk.cached() <= before + 2 * MIB as u64);
+        // Six of twelve MiB were cached; threads that are just reading what is cached come upon what is not.
+        assert!(io.buffered_bytes > 5 * MIB as u64, "{io:?}");
+        assert!(io.direct_bytes > 2 * MIB as u64, "{io:?}");
+        assert!(disk.cached() < before + 4 * MIB as u64);
     });
 }

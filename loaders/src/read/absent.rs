@@ -13,6 +13,9 @@ use super::residency::Residency;
 use super::{Done, Failed, Reader, Target};
 use crate::observer::Source;
 
+/// An offset that no file reaches, and the system takes: the cache's last piece of a file may be larger than the rest of the file.
+const FAR_BEHIND: u64 = i64::MAX as u64;
+
 /// A reader that leaves the page cache as it found it.
 pub(super) struct Dropping {
     /// Declared before `absent`: a map has to go before its pages can.
@@ -21,12 +24,8 @@ pub(super) struct Dropping {
 }
 
 impl Dropping {
-    /// Looks at what the page cache has of `file`, which `inner` reads.
-    pub(super) fn new(inner: Box<dyn Reader>, file: File, bytes: u64) -> Self {
-        Self {
-            inner,
-            absent: Absent::new(file, bytes),
-        }
+    pub(super) fn new(inner: Box<dyn Reader>, absent: Absent) -> Self {
+        Self { inner, absent }
     }
 }
 
@@ -47,14 +46,15 @@ impl Reader for Dropping {
 }
 
 /// The stretches of a file that the page cache did not have. They leave it when this is dropped.
-struct Absent {
+pub(super) struct Absent {
     file: File,
     /// In file order, whole pages each.
     stretches: Vec<Range<u64>>,
 }
 
 impl Absent {
-    fn new(file: File, bytes: u64) -> Self {
+    /// Looks at what the page cache has of `file`.
+    pub(super) fn new(file: File, bytes: u64) -> Self {
         let mut stretches: Vec<Range<u64>> = Vec::new();
         let residency = Residency::default();
         let mut at = 0;
@@ -64,8 +64,16 @@ impl Absent {
                 stretches.clear();
                 break;
             };
-            if absent {
-                stretches.push(at..at + len);
+            let end = if at + len == bytes {
+                FAR_BEHIND
+            } else {
+                at + len
+            };
+            match stretches.last_mut() {
+                // What the cache holds in one piece is to lie in one stretch: it does not drop parts.
+                Some(last) if absent && last.end == at => last.end = end,
+                _ if absent => stretches.push(at..end),
+                _ => {}
             }
             at += len;
         }
@@ -90,7 +98,7 @@ impl Drop for Absent {
     fn drop(&mut self) {
         for pause in [0, 1, 4, 16] {
             thread::sleep(Duration::from_millis(pause));
-            self.drop_pages(&(0..u64::MAX));
+            self.drop_pages(&(0..FAR_BEHIND));
             let cached = |stretch: &Range<u64>| self.file.cached_pages(stretch) != Some(0);
             if !self.stretches.iter().any(cached) {
                 break;

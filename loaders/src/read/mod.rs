@@ -27,7 +27,7 @@ use std::time::Instant;
 use ckload_pool::BufferPool;
 use rustix::fs::{Advice, fadvise};
 
-use self::absent::Dropping;
+use self::absent::{Absent, Dropping};
 use self::buffered::Buffered;
 use self::direct::Direct;
 pub(crate) use self::fill::{Slot, Watch, fill};
@@ -161,11 +161,7 @@ impl Files {
                 continue;
             }
             let file = OpenFile::open(checkpoint, info.file, io, drop_cache, staging, &waits)?;
-            open[info.file] = Some(if drop_cache {
-                file.dropping(checkpoint, info.file)?
-            } else {
-                file
-            });
+            open[info.file] = Some(file);
         }
         Ok(Self {
             checkpoint: checkpoint.clone(),
@@ -247,6 +243,12 @@ impl OpenFile {
         let path = &checkpoint.files()[number].path;
         let open = || open_unchanged(checkpoint, number);
         let file = open()?;
+        let absent = if drop_cache {
+            // Before anything else: a map may make the kernel read ahead.
+            Some(Absent::new(open()?, checkpoint.files()[number].bytes))
+        } else {
+            None
+        };
         let uncached = || -> Result<Uncached, Error> {
             let direct = Direct::open(path).map_err(Error::io("open", path))?;
             if let Some(direct) = &direct {
@@ -274,17 +276,11 @@ impl OpenFile {
                 Box::new(Mapped::beware_of_truncation(&file).map_err(Error::io("map", path))?)
             }
         };
+        let reader = match absent {
+            Some(absent) => Box::new(Dropping::new(reader, absent)),
+            None => reader,
+        };
         Ok(Self { file, reader })
-    }
-
-    /// The same file, that leaves the page cache again as far as it was not there.
-    fn dropping(self, checkpoint: &Checkpoint, number: usize) -> Result<Self, Error> {
-        let bytes = checkpoint.files()[number].bytes;
-        let watched = open_unchanged(checkpoint, number)?;
-        Ok(Self {
-            file: self.file,
-            reader: Box::new(Dropping::new(self.reader, watched, bytes)),
-        })
     }
 }
 
