@@ -17,10 +17,13 @@ use std::path::{Path, PathBuf};
 use ckload::synth::{self, Gpt2};
 use ckload::{BufferPool, Checkpoint, Loader, Tensor};
 use criterion::{Criterion, Throughput};
-use memmap2::{Advice, Mmap, MmapMut};
+use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::SafeTensors;
 
+use side_by_side::setup::{
+    Mode, aligned, checkpoint, checksum, huge_pages, refill_page_cache, touch_and_free,
+};
 use side_by_side::{Comparison, Goal, Row, Sample, machine, timed};
 
 /// What is asked of ckload, as ratios of medians of the same run.
@@ -55,15 +58,16 @@ const SMALL: Gpt2 = Gpt2 {
     positions: 256,
 };
 
-const HUGE_PAGE: usize = 2 << 20;
-
 fn main() {
     let mode = Mode::from_arguments();
-    let path = checkpoint(mode);
+    let path = match mode {
+        Mode::Full => checkpoint(&synth::gpt2(), "gpt2.safetensors"),
+        Mode::Small | Mode::List => checkpoint(&SMALL.blueprint(), "gpt2-20mb.safetensors"),
+    };
     let bytes = Checkpoint::open(&path)
         .expect("it was just written")
         .bytes();
-    let mut rows = rows(&path);
+    let (names, mut rows): (Vec<_>, Vec<_>) = rows(&path).into_iter().unzip();
 
     if mode != Mode::List {
         let rounds = if mode == Mode::Small { 3 } else { 15 };
@@ -89,8 +93,8 @@ fn main() {
     let mut criterion = Criterion::default().sample_size(10).configure_from_args();
     let mut group = criterion.benchmark_group("gpt2_load");
     group.throughput(Throughput::Bytes(bytes));
-    for row in &mut rows {
-        group.bench_function(format!("{}_{}", row.key, row.name), |bencher| {
+    for (name, row) in names.into_iter().zip(&mut rows) {
+        group.bench_function(format!("{}_{name}", row.key), |bencher| {
             bencher.iter_custom(|times| (0..times).map(|_| (row.measure)().elapsed).sum());
         });
     }
@@ -98,70 +102,24 @@ fn main() {
     criterion.final_summary();
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    Full,
-    /// A small model: asked for by `CKLOAD_BENCH_SMALL`, or what `cargo test --benches` wants.
-    Small,
-    /// Criterion is asked for the names of its benchmarks, which no measurement may delay.
-    List,
-}
-
-impl Mode {
-    fn from_arguments() -> Self {
-        let given = |argument: &str| std::env::args().any(|given| given == argument);
-        let small = std::env::var_os("CKLOAD_BENCH_SMALL").is_some_and(|value| value != "0");
-        if given("--list") {
-            Self::List
-        } else if small || given("--test") || !given("--bench") {
-            Self::Small
-        } else {
-            Self::Full
-        }
-    }
-}
-
-/// Writes the checkpoint, unless an earlier run has left it.
-fn checkpoint(mode: Mode) -> PathBuf {
-    let (blueprint, name) = match mode {
-        Mode::Full => (synth::gpt2(), "gpt2.safetensors"),
-        Mode::Small | Mode::List => (SMALL.blueprint(), "gpt2-20mb.safetensors"),
-    };
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let left = path
-        .metadata()
-        .is_ok_and(|left| left.len() == blueprint.file_bytes());
-    if !left {
-        let replaced = synth::IfExists::Replace;
-        blueprint
-            .write_file_with(&path, 0, replaced, |_| std::ops::ControlFlow::Continue(()))
-            .expect("the target folder has room for the checkpoint");
-    }
-    path
-}
-
-/// Has the page cache hold the file as after reading it from the disk, whoever wrote it: pages left by a writer are smaller, and copying
-/// out of them takes longer.
-fn refill_page_cache(path: &Path) -> io::Result<()> {
-    let mut file = File::open(path)?;
-    file.sync_all()?;
-    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
-    io::copy(&mut file, &mut io::sink())?;
-    Ok(())
+fn bytes_of(path: &Path) -> u64 {
+    path.metadata().expect("the checkpoint is there").len()
 }
 
 fn threads() -> usize {
     num_cpus::get()
 }
 
-/// Every way of loading the checkpoint at `path`.
-fn rows(path: &Path) -> Vec<Row> {
-    let row = |key, name, way, inside, measure: Box<dyn FnMut() -> Sample>| Row {
-        key,
-        name,
-        way,
-        inside,
-        measure,
+/// Every way of loading the checkpoint at `path`, with its name for criterion.
+fn rows(path: &Path) -> Vec<(&'static str, Row)> {
+    let row = |key, name, way, inside, measure: Box<dyn FnMut() -> Sample>| {
+        let row = Row {
+            key,
+            way,
+            inside,
+            measure,
+        };
+        (name, row)
     };
     vec![
         row(
@@ -212,7 +170,7 @@ fn rows(path: &Path) -> Vec<Row> {
 /// (a)
 fn fs_read(path: PathBuf) -> impl FnMut() -> Sample {
     move || {
-        touch_and_free(&path);
+        touch_and_free(bytes_of(&path));
         timed(|| {
             let bytes = std::fs::read(&path).expect("the checkpoint is there");
             let tensors = SafeTensors::deserialize(&bytes).expect("the checkpoint is valid");
@@ -225,7 +183,7 @@ fn fs_read(path: PathBuf) -> impl FnMut() -> Sample {
 /// (b)
 fn mmap_copy(path: PathBuf) -> impl FnMut() -> Sample {
     move || {
-        touch_and_free(&path);
+        touch_and_free(bytes_of(&path));
         timed(|| {
             let file = File::open(&path).expect("the checkpoint is there");
             let map = map_for_reading(&file).expect("the checkpoint can be mapped");
@@ -249,7 +207,7 @@ fn map_for_reading(file: &File) -> io::Result<Mmap> {
 /// (c)
 fn resident_new_pool(path: PathBuf) -> impl FnMut() -> Sample {
     move || {
-        touch_and_free(&path);
+        touch_and_free(bytes_of(&path));
         timed(|| {
             let pool = BufferPool::new();
             let loader = Loader::new().pool(&pool).threads(threads());
@@ -299,11 +257,10 @@ fn limit(path: PathBuf) -> impl FnMut() -> Sample {
         .num_threads(threads())
         .build()
         .expect("threads can be started");
-    let len = path.metadata().expect("the checkpoint is there").len() as usize;
-    let mut map = huge_pages(len).expect("there is memory for the checkpoint");
-    let aligned = map.as_ptr().align_offset(HUGE_PAGE);
+    let len = bytes_of(&path) as usize;
+    let mut map = huge_pages(len);
     move || {
-        let memory = &mut map[aligned..aligned + len];
+        let memory = &mut aligned(&mut map)[..len];
         timed(|| {
             let file = File::open(&path).expect("the checkpoint is there");
             workers.install(|| {
@@ -318,33 +275,4 @@ fn limit(path: PathBuf) -> impl FnMut() -> Sample {
             black_box(checksum([&*memory]));
         })
     }
-}
-
-/// Has the machine ready to hand out as much memory as the file at `path` needs.
-///
-/// In a virtual machine the host may have taken back memory that was free for some seconds, and gives it again page by page: a first touch then
-/// costs up to 20 times as much. That is no loader's doing, so each row that takes fresh memory finds it just touched.
-fn touch_and_free(path: &Path) {
-    let len = path.metadata().expect("the checkpoint is there").len();
-    drop(huge_pages(len as usize).expect("there is memory for the checkpoint"));
-}
-
-/// Memory for `len` bytes from its first 2 MiB boundary on, in huge pages where the machine has them, and touched.
-fn huge_pages(len: usize) -> io::Result<MmapMut> {
-    let mut map = MmapMut::map_anon(len + HUGE_PAGE)?;
-    map.advise(Advice::HugePage).ok();
-    for page in map.chunks_mut(4096) {
-        page[0] = 1;
-    }
-    Ok(map)
-}
-
-/// The ends of every tensor, so that no load can be optimised away, and next to nothing is added to its time.
-fn checksum<'a>(tensors: impl IntoIterator<Item = &'a [u8]>) -> u64 {
-    tensors
-        .into_iter()
-        .flat_map(|bytes| [bytes.first(), bytes.last()])
-        .flatten()
-        .map(|&byte| u64::from(byte))
-        .sum()
 }

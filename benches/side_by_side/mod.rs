@@ -4,6 +4,7 @@
 //! way once; what the drift does to one it does to all, and ratios of medians hold.
 
 pub(crate) mod machine;
+pub(crate) mod setup;
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,6 @@ use std::time::{Duration, Instant};
 pub(crate) struct Row {
     /// The letter by which goals speak of it.
     pub(crate) key: char,
-    /// A short name, for criterion.
-    pub(crate) name: &'static str,
     /// What it does.
     pub(crate) way: &'static str,
     /// What the measured time includes, and what it leaves out.

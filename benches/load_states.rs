@@ -1,0 +1,688 @@
+//! Loads in every state of the page cache and of the pool, each beside the limit of the machine in that state.
+//!
+//! `cargo bench --bench load_states` takes a GPT-2-shaped checkpoint (548 MB, data at an odd offset), or any other whose path is given
+//! behind `--`. A *limit* is the best of plain loops of `pread`, buffered or past the page cache (`O_DIRECT`), with 1 to 16 threads and pieces of
+//! 1 to 8 MiB: the best is picked anew in every run and then takes its turn with the loaders. Memory: about three times the checkpoint.
+//!
+//! A row that is to find a file cold asks the kernel whether it is, and the program ends if it is not. With `CKLOAD_BENCH_SMALL=1` the
+//! model has 20 MB and the rounds are few: a smoke test.
+
+#![allow(clippy::print_stdout)] // the tables are what this program is for
+
+mod side_by_side;
+
+use std::fs::File;
+use std::hint::black_box;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use ckload::synth::{self, Gpt2};
+use ckload::{BufferPool, Checkpoint, Io, Loader, usage};
+use memmap2::{Mmap, MmapMut};
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use rustix::fs::{Advice, OFlags, fadvise};
+use safetensors::SafeTensors;
+
+use side_by_side::setup::{
+    Mode, aligned, checkpoint, checksum, huge_pages, refill_page_cache, touch_and_free,
+    untouched_huge_pages,
+};
+use side_by_side::{Comparison, Goal, Row, Sample, machine, timed};
+
+/// What a smoke test loads: a model of GPT-2's kind of 20 MB.
+const SMALL: Gpt2 = Gpt2 {
+    layers: 4,
+    width: 256,
+    vocabulary: 5000,
+    positions: 256,
+};
+
+const MIB: usize = 1 << 20;
+
+/// A tensor of more bytes than this does not stay in a CPU's cache.
+const CACHED_BYTES: u64 = 32 << 20;
+
+fn main() {
+    let mode = Mode::from_arguments();
+    if mode == Mode::List {
+        return;
+    }
+    let given = std::env::args().skip(1).find(|word| !word.starts_with('-'));
+    let path = match (given, mode) {
+        (Some(path), _) => PathBuf::from(path),
+        (None, Mode::Full) => checkpoint(&synth::gpt2(), "gpt2.safetensors"),
+        (None, _) => checkpoint(&SMALL.blueprint(), "gpt2-20mb.safetensors"),
+    };
+    let bench = Bench::new(path, if mode == Mode::Full { 9 } else { 1 });
+    println!("{}", machine::describe());
+    println!(
+        "{}: {} files, {} tensors, {} bytes\n",
+        bench.path.display(),
+        bench.files.len(),
+        bench.opened.tensors().len(),
+        bench.opened.bytes()
+    );
+    bench.warm_pool();
+    bench.new_pool();
+    bench.stream();
+    bench.cold();
+    bench.half_cached();
+}
+
+/// A way of reading files without anything around it.
+#[derive(Clone, Copy, Debug)]
+struct Loop {
+    threads: usize,
+    piece: usize,
+    direct: bool,
+}
+
+/// What each piece of the files is read into.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Into {
+    /// Memory of its own.
+    Memory,
+    /// One buffer of each thread, which stays in the CPU's cache.
+    Cached,
+    /// Memory of its own for pieces of large tensors, one buffer for the others.
+    Weighed,
+}
+
+struct Bench {
+    path: PathBuf,
+    opened: Checkpoint,
+    files: Arc<Vec<OneFile>>,
+    rounds: usize,
+    /// Reads of a whole file each into this, at most one row at a time.
+    memory: Arc<Mutex<MmapMut>>,
+}
+
+struct OneFile {
+    path: PathBuf,
+    bytes: usize,
+    /// Where its bytes go in the memory of the limits.
+    start: usize,
+    /// The ranges of its large tensors.
+    large: Vec<std::ops::Range<u64>>,
+}
+
+/// Which part of every file.
+#[derive(Clone, Copy)]
+enum Part {
+    Whole,
+    FirstHalf,
+    SecondHalf,
+}
+
+impl Bench {
+    fn new(path: PathBuf, rounds: usize) -> Self {
+        let opened = Checkpoint::open(&path).expect("the checkpoint is valid");
+        let mut files = Vec::new();
+        let mut start = 0;
+        for (number, file) in opened.files().iter().enumerate() {
+            refill_page_cache(&file.path).expect("the checkpoint is there");
+            let large = opened
+                .tensors()
+                .iter()
+                .filter(|info| info.file == number && info.bytes > CACHED_BYTES);
+            files.push(OneFile {
+                path: file.path.clone(),
+                bytes: file.bytes as usize,
+                start,
+                large: large
+                    .map(|info| info.offset..info.offset + info.bytes)
+                    .collect(),
+            });
+            start += (file.bytes as usize).next_multiple_of(16 * MIB);
+        }
+        Self {
+            path,
+            opened,
+            files: Arc::new(files),
+            rounds,
+            memory: Arc::new(Mutex::new(huge_pages(start))),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.opened.bytes()
+    }
+
+    fn compare(&self, title: &str, mut rows: Vec<Row>, goals: &[Goal]) -> Comparison {
+        println!("## {title}\n");
+        let comparison = Comparison::run(&mut rows, self.rounds);
+        comparison.print(self.bytes(), 'l');
+        println!();
+        if self.bytes() > 100 << 20 {
+            comparison.print_goals(goals);
+            println!();
+        }
+        comparison
+    }
+
+    /// The file in the page cache, memory used before.
+    fn warm_pool(&self) {
+        self.warm();
+        let limit = self.best(false, Into::Memory, Part::Whole, || {});
+        let mut rows = vec![
+            self.limit_row('l', limit, Into::Memory, Part::Whole, || {}),
+            self.resident('a', "auto", Loader::new(), || {}),
+        ];
+        for (key, io) in [('b', Io::Buffered), ('d', Io::Direct), ('m', Io::Mmap)] {
+            rows.push(self.resident(key, io_name(io), Loader::new().io(io), || {}));
+        }
+        let within = |of, factor| Goal::Within {
+            row: 'a',
+            of,
+            factor,
+        };
+        let goals = [
+            within('l', 1.1),
+            within('b', 1.03),
+            within('d', 1.03),
+            within('m', 1.03),
+        ];
+        self.compare("File cached, pool warm, resident", rows, &goals);
+    }
+
+    /// The file in the page cache, all memory fresh.
+    fn new_pool(&self) {
+        self.warm();
+        let bytes = self.bytes();
+        let path = self.path.clone();
+        let files = Arc::clone(&self.files);
+        let threads = num_cpus::get();
+        let fresh = {
+            let files = Arc::clone(&self.files);
+            let pool = workers(threads);
+            move || {
+                touch_and_free(bytes);
+                timed(|| {
+                    let len: usize = files
+                        .iter()
+                        .map(|file| file.bytes.next_multiple_of(16 * MIB))
+                        .sum();
+                    let mut map = untouched_huge_pages(len);
+                    let way = Loop {
+                        threads,
+                        piece: 4 * MIB,
+                        direct: false,
+                    };
+                    read_all(
+                        &pool,
+                        &files,
+                        way,
+                        Into::Memory,
+                        Part::Whole,
+                        aligned(&mut map),
+                    );
+                    map
+                })
+            }
+        };
+        let rows = vec![
+            row(
+                'l',
+                "the limit: parallel `pread` into fresh huge pages",
+                "map, touch, read",
+                fresh,
+            ),
+            row(
+                'a',
+                "ckload, resident, new loader and new pool",
+                "make both, open, load; freeing is not",
+                move || {
+                    touch_and_free(bytes);
+                    timed(|| {
+                        let loader = Loader::new().pool(&BufferPool::new());
+                        let opened = Checkpoint::open(&path).expect("the checkpoint is valid");
+                        let model = loader.load(&opened).expect("the checkpoint loads");
+                        black_box(sum_of(&model));
+                        (model, loader)
+                    })
+                },
+            ),
+            row(
+                'f',
+                "`std::fs::read` + `SafeTensors::deserialize` of each file",
+                "open, allocate, read, parse; freeing is not",
+                move || {
+                    touch_and_free(bytes);
+                    timed(|| {
+                        let read = |file: &OneFile| {
+                            let bytes = std::fs::read(&file.path).expect("the file is there");
+                            let tensors = SafeTensors::deserialize(&bytes).expect("it is valid");
+                            black_box(checksum(tensors.iter().map(|(_, tensor)| tensor.data())));
+                            bytes
+                        };
+                        files.iter().map(read).collect::<Vec<_>>()
+                    })
+                },
+            ),
+        ];
+        let goals = [
+            Goal::Within {
+                row: 'a',
+                of: 'l',
+                factor: 1.4,
+            },
+            Goal::Faster {
+                row: 'a',
+                than: 'f',
+                factor: 4.0,
+            },
+        ];
+        self.compare("File cached, fresh memory, resident", rows, &goals);
+    }
+
+    /// The file in the page cache, past a consumer.
+    fn stream(&self) {
+        self.warm();
+        let limit = self.best(false, Into::Cached, Part::Whole, || {});
+        let rows = vec![
+            self.limit_row('l', limit, Into::Cached, Part::Whole, || {}),
+            self.limit_row('w', limit, Into::Weighed, Part::Whole, || {}),
+            self.streamed('s', Loader::new(), || {}),
+        ];
+        let goals = [Goal::Within {
+            row: 's',
+            of: 'w',
+            factor: 1.25,
+        }];
+        self.compare("File cached, stream of tensors", rows, &goals);
+    }
+
+    /// The file on the disk.
+    fn cold(&self) {
+        let evict = {
+            let files = Arc::clone(&self.files);
+            move || files.iter().for_each(OneFile::evict)
+        };
+        let limit = self.best(true, Into::Memory, Part::Whole, evict.clone());
+        let mut rows = vec![
+            self.limit_row('l', limit, Into::Memory, Part::Whole, evict.clone()),
+            self.resident('a', "auto", Loader::new(), evict.clone()),
+            self.streamed('s', Loader::new(), evict.clone()),
+        ];
+        for (key, io) in [('b', Io::Buffered), ('d', Io::Direct)] {
+            rows.push(self.resident(key, io_name(io), Loader::new().io(io), evict.clone()));
+        }
+        rows.push(self.fresh_cold('n', evict.clone()));
+        rows.push(self.mmap_copy('m', evict));
+        let within = |row, of, factor| Goal::Within { row, of, factor };
+        let goals = [
+            within('a', 'l', 1.05),
+            within('s', 'l', 1.05),
+            within('a', 'b', 1.03),
+            within('a', 'd', 1.03),
+            Goal::Faster {
+                row: 'a',
+                than: 'm',
+                factor: 2.0,
+            },
+        ];
+        self.compare("File not cached", rows, &goals);
+    }
+
+    /// The first half of every file in the page cache.
+    fn half_cached(&self) {
+        let prepare = {
+            let files = Arc::clone(&self.files);
+            move || files.iter().for_each(OneFile::evict_second_half)
+        };
+        let warm = self.best(false, Into::Memory, Part::FirstHalf, prepare.clone());
+        let cold = self.best(true, Into::Memory, Part::SecondHalf, prepare.clone());
+        let first = self.loop_of(warm, Into::Memory, Part::FirstHalf);
+        let second = self.loop_of(cold, Into::Memory, Part::SecondHalf);
+        let halves = {
+            let prepare = prepare.clone();
+            row(
+                'l',
+                "the limits of both halves, one after the other",
+                "open, read; mapping the memory is not",
+                move || {
+                    prepare();
+                    timed(|| {
+                        first();
+                        second();
+                    })
+                },
+            )
+        };
+        let rows = vec![
+            halves,
+            self.resident('a', "auto", Loader::new(), prepare.clone()),
+            self.resident(
+                'b',
+                "buffered",
+                Loader::new().io(Io::Buffered),
+                prepare.clone(),
+            ),
+            self.resident('d', "direct", Loader::new().io(Io::Direct), prepare),
+        ];
+        let within = |of, factor| Goal::Within {
+            row: 'a',
+            of,
+            factor,
+        };
+        let goals = [within('l', 1.0), within('b', 1.03), within('d', 1.03)];
+        self.compare("First half of each file cached", rows, &goals);
+    }
+
+    fn warm(&self) {
+        for file in self.files.iter() {
+            refill_page_cache(&file.path).expect("the checkpoint is there");
+        }
+    }
+
+    /// The quickest of the plain loops.
+    fn best(&self, direct: bool, into: Into, part: Part, prepare: impl Fn()) -> Loop {
+        let mut best: Option<(Duration, Loop)> = None;
+        for threads in [1, 2, 4, 8, 16] {
+            for piece in [MIB, 4 * MIB, 8 * MIB] {
+                let way = Loop {
+                    threads,
+                    piece,
+                    direct,
+                };
+                let read = self.loop_of(way, into, part);
+                let fastest = (0..3.min(self.rounds))
+                    .map(|_| {
+                        prepare();
+                        timed(&read).elapsed
+                    })
+                    .min();
+                if let Some(time) = fastest
+                    && best.is_none_or(|(least, _)| time < least)
+                {
+                    best = Some((time, way));
+                }
+            }
+        }
+        let (_, way) = best.expect("there were some");
+        println!("best loop: {way:?}");
+        way
+    }
+
+    fn loop_of(&self, way: Loop, into: Into, part: Part) -> impl Fn() + use<> {
+        let files = Arc::clone(&self.files);
+        let memory = Arc::clone(&self.memory);
+        let pool = workers(way.threads);
+        move || {
+            let mut memory = memory.lock().expect("no row panicked");
+            read_all(&pool, &files, way, into, part, aligned(&mut memory));
+        }
+    }
+
+    fn limit_row(
+        &self,
+        key: char,
+        way: Loop,
+        into: Into,
+        part: Part,
+        prepare: impl Fn() + 'static,
+    ) -> Row {
+        let read = self.loop_of(way, into, part);
+        let text = match into {
+            Into::Memory if way.direct => "the limit: direct reads into mapped memory",
+            Into::Memory => "the limit: `pread` into mapped memory",
+            Into::Cached => "the limit: `pread` into one buffer per thread",
+            Into::Weighed => "the same, tensors over 32 MiB into mapped memory",
+        };
+        row(
+            key,
+            text,
+            "open, read; mapping the memory is not, and nothing is parsed",
+            move || {
+                prepare();
+                timed(&read)
+            },
+        )
+    }
+
+    fn resident(
+        &self,
+        key: char,
+        name: &'static str,
+        loader: Loader,
+        prepare: impl Fn() + 'static,
+    ) -> Row {
+        let loader = loader.pool(&BufferPool::new());
+        let path = self.path.clone();
+        let text = match name {
+            "auto" => "ckload, resident, auto",
+            "buffered" => "ckload, resident, buffered",
+            "direct" => "ckload, resident, direct",
+            _ => "ckload, resident, mmap",
+        };
+        row(
+            key,
+            text,
+            "open, load into recycled buffers; giving them back is not",
+            move || {
+                prepare();
+                timed(|| {
+                    let opened = Checkpoint::open(&path).expect("the checkpoint is valid");
+                    let model = loader.load(&opened).expect("the checkpoint loads");
+                    black_box(sum_of(&model));
+                    model
+                })
+            },
+        )
+    }
+
+    fn fresh_cold(&self, key: char, prepare: impl Fn() + 'static) -> Row {
+        let path = self.path.clone();
+        let bytes = self.bytes();
+        row(
+            key,
+            "ckload, resident, auto, new loader and new pool",
+            "make both, open, load; freeing is not",
+            move || {
+                prepare();
+                touch_and_free(bytes);
+                timed(|| {
+                    let loader = Loader::new().pool(&BufferPool::new());
+                    let opened = Checkpoint::open(&path).expect("the checkpoint is valid");
+                    let model = loader.load(&opened).expect("the checkpoint loads");
+                    black_box(sum_of(&model));
+                    (model, loader)
+                })
+            },
+        )
+    }
+
+    fn streamed(&self, key: char, loader: Loader, prepare: impl Fn() + 'static) -> Row {
+        let loader = loader.pool(&BufferPool::new());
+        let path = self.path.clone();
+        row(
+            key,
+            "ckload, stream of tensors, auto",
+            "open, stream every tensor and drop it on arrival: everything",
+            move || {
+                prepare();
+                timed(|| {
+                    let opened = Checkpoint::open(&path).expect("the checkpoint is valid");
+                    for tensor in loader.stream(&opened).expect("the checkpoint streams") {
+                        let tensor = tensor.expect("every tensor arrives");
+                        black_box(checksum([&tensor.bytes()[..]]));
+                    }
+                })
+            },
+        )
+    }
+
+    fn mmap_copy(&self, key: char, prepare: impl Fn() + 'static) -> Row {
+        let files = Arc::clone(&self.files);
+        let bytes = self.bytes();
+        row(
+            key,
+            "mmap + copy of each tensor into its own `Vec`",
+            "open, map, parse, copy, unmap; freeing the copies is not",
+            move || {
+                prepare();
+                touch_and_free(bytes);
+                timed(|| {
+                    let copies = |file: &OneFile| -> Vec<Vec<u8>> {
+                        let map = map_for_reading(&file.path);
+                        let tensors = SafeTensors::deserialize(&map).expect("it is valid");
+                        tensors
+                            .iter()
+                            .map(|(_, tensor)| tensor.data().to_vec())
+                            .collect()
+                    };
+                    files.iter().map(copies).collect::<Vec<_>>()
+                })
+            },
+        )
+    }
+}
+
+impl OneFile {
+    /// Has the page cache let go of the file, and makes sure of it.
+    fn evict(&self) {
+        let file = File::open(&self.path).expect("the checkpoint is there");
+        fadvise(&file, 0, None, Advice::DontNeed).expect("the kernel takes advice");
+        if let Some(cached) = usage::cached_bytes(&file) {
+            assert!(
+                cached < MIB as u64,
+                "{cached} bytes stay cached: not a cold load"
+            );
+        }
+    }
+
+    fn evict_second_half(&self) {
+        self.evict();
+        let file = File::open(&self.path).expect("the checkpoint is there");
+        fadvise(&file, 0, None, Advice::Random).expect("the kernel takes advice");
+        let mut buffer = vec![0; MIB];
+        let half = self.half();
+        for at in (0..half).step_by(MIB) {
+            let len = MIB.min(half - at);
+            file.read_exact_at(&mut buffer[..len], at as u64)
+                .expect("it is as long as it was");
+        }
+    }
+
+    fn half(&self) -> usize {
+        (self.bytes / 2).next_multiple_of(MIB).min(self.bytes)
+    }
+}
+
+/// Reads a part of all files by a plain loop.
+fn read_all(
+    pool: &ThreadPool,
+    files: &[OneFile],
+    way: Loop,
+    into: Into,
+    part: Part,
+    memory: &mut [u8],
+) {
+    let flags = if way.direct {
+        OFlags::DIRECT
+    } else {
+        OFlags::empty()
+    };
+    let mut rest = memory;
+    let mut cut = 0;
+    let mut pieces = Vec::new();
+    for file in files {
+        let handle = File::options()
+            .read(true)
+            .custom_flags(flags.bits() as i32)
+            .open(&file.path)
+            .expect("the file system takes the flags");
+        let handle = Arc::new(handle);
+        let (from, to) = match part {
+            Part::Whole => (0, file.bytes),
+            Part::FirstHalf => (0, file.half()),
+            Part::SecondHalf => (file.half(), file.bytes),
+        };
+        for at in (from..to).step_by(way.piece) {
+            let wanted = way.piece.min(to - at);
+            // Past the end there is nothing, but a direct read asks for whole blocks.
+            let len = if way.direct {
+                wanted.next_multiple_of(4096)
+            } else {
+                wanted
+            };
+            let (_, tail) = rest.split_at_mut(file.start + at - cut);
+            let (buffer, tail) = tail.split_at_mut(len);
+            (rest, cut) = (tail, file.start + at + len);
+            let range = at as u64..(at + wanted) as u64;
+            let is_large =
+                |large: &std::ops::Range<u64>| large.start < range.end && range.start < large.end;
+            let own = match into {
+                Into::Memory => true,
+                Into::Cached => false,
+                Into::Weighed => file.large.iter().any(is_large),
+            };
+            pieces.push((Arc::clone(&handle), at as u64, buffer, own, wanted));
+        }
+    }
+    pool.install(|| {
+        pieces.into_iter().par_bridge().for_each_init(
+            || vec![0; way.piece],
+            |one, (file, at, buffer, own, wanted)| {
+                let buffer = if own {
+                    buffer
+                } else {
+                    &mut one[..buffer.len()]
+                };
+                let mut done = 0;
+                while done < wanted {
+                    let read = file.read_at(&mut buffer[done..], at + done as u64);
+                    let read = read.expect("the disk works");
+                    assert!(read > 0, "the file is as long as it was");
+                    done += read;
+                }
+                black_box(&buffer[..]);
+            },
+        );
+    });
+}
+
+fn workers(threads: usize) -> ThreadPool {
+    ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .expect("threads can be started")
+}
+
+fn row(
+    key: char,
+    way: &'static str,
+    inside: &'static str,
+    measure: impl FnMut() -> Sample + 'static,
+) -> Row {
+    Row {
+        key,
+        way,
+        inside,
+        measure: Box::new(measure),
+    }
+}
+
+fn io_name(io: Io) -> &'static str {
+    match io {
+        Io::Buffered => "buffered",
+        Io::Direct => "direct",
+        Io::Mmap => "mmap",
+        _ => "auto",
+    }
+}
+
+fn sum_of(model: &ckload::Model) -> u64 {
+    checksum(model.tensors().iter().map(|tensor| &tensor.bytes()[..]))
+}
+
+#[allow(unsafe_code)] // the way of loading that is being measured
+fn map_for_reading(path: &std::path::Path) -> Mmap {
+    let file = File::open(path).expect("the checkpoint is there");
+    // SAFETY: nothing changes the file while the benchmark runs; whoever gives a path of their own is told to leave it alone.
+    unsafe { Mmap::map(&file) }.expect("the checkpoint can be mapped")
+}
