@@ -287,12 +287,14 @@ impl Bench {
             self.limit_row('l', limit, Into::Cached, Part::Whole, || {}),
             self.limit_row('w', limit, Into::Weighed, Part::Whole, || {}),
             self.streamed('s', Loader::new(), || {}),
+            self.chunked('c', || {}),
         ];
-        let goals = [Goal::Within {
-            row: 's',
-            of: 'w',
+        let within = |row, of| Goal::Within {
+            row,
+            of,
             factor: 1.25,
-        }];
+        };
+        let goals = [within('s', 'w'), within('c', 'l')];
         self.compare("File cached, stream of tensors", rows, &goals);
     }
 
@@ -307,6 +309,7 @@ impl Bench {
             self.limit_row('l', limit, Into::Memory, Part::Whole, evict.clone()),
             self.resident('a', "auto", Loader::new(), evict.clone()),
             self.streamed('s', Loader::new(), evict.clone()),
+            self.chunked('c', evict.clone()),
         ];
         for (key, io) in [('b', Io::Buffered), ('d', Io::Direct)] {
             rows.push(self.resident(key, io_name(io), Loader::new().io(io), evict.clone()));
@@ -317,6 +320,7 @@ impl Bench {
         let goals = [
             within('a', 'l', 1.05),
             within('s', 'l', 1.05),
+            within('c', 'l', 1.05),
             within('a', 'b', 1.03),
             within('a', 'd', 1.03),
             Goal::Faster {
@@ -510,6 +514,26 @@ impl Bench {
                     for tensor in loader.stream(&opened).expect("the checkpoint streams") {
                         let tensor = tensor.expect("every tensor arrives");
                         black_box(checksum([&tensor.bytes()[..]]));
+                    }
+                })
+            },
+        )
+    }
+
+    fn chunked(&self, key: char, prepare: impl Fn() + 'static) -> Row {
+        let loader = Loader::new().pool(&BufferPool::new());
+        let path = self.path.clone();
+        row(
+            key,
+            "ckload, stream of chunks, auto",
+            "open, stream every chunk and drop it on arrival: everything",
+            move || {
+                prepare();
+                timed(|| {
+                    let opened = Checkpoint::open(&path).expect("the checkpoint is valid");
+                    for chunk in loader.chunks(&opened).expect("the checkpoint streams") {
+                        let chunk = chunk.expect("every chunk arrives");
+                        black_box(checksum([&chunk.bytes()[..]]));
                     }
                 })
             },

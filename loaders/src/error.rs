@@ -221,8 +221,9 @@ pub enum Error {
 
     /// The consumer of a stream keeps so many tensors that no further one fits the budget.
     #[error(
-        "{held} of the stream's budget of {} bytes are in tensors that the consumer still holds, and the next needs {needed}; nothing was dropped in {waited:?}: drop tensors as they are used, or raise the budget",
-        budget.as_u64()
+        "{held} of the stream's budget of {} bytes are in tensors that the consumer still holds, and the next needs {needed}; nothing was dropped in {waited:?}: drop tensors as they are used, or raise the budget; held: {}",
+        budget.as_u64(),
+        named(tensors, *others)
     )]
     BudgetHeld {
         /// The bytes in tensors that were delivered and not dropped yet.
@@ -233,6 +234,10 @@ pub enum Error {
         budget: ByteSize,
         /// How long the stream waited.
         waited: Duration,
+        /// The first few tensors that are held, by name.
+        tensors: Vec<String>,
+        /// How many more are held.
+        others: usize,
     },
 
     /// No tensor has the name.
@@ -241,6 +246,13 @@ pub enum Error {
         /// The checkpoint as it was opened.
         path: PathBuf,
         /// The name that was asked for.
+        tensor: String,
+    },
+
+    /// A tensor is named twice where each may be once.
+    #[error("the tensor {tensor:?} is named twice: it can have one place in the order")]
+    NamedTwice {
+        /// The name.
         tensor: String,
     },
 
@@ -312,6 +324,7 @@ impl Error {
             Self::BudgetTooSmall { .. } => "budget_too_small",
             Self::BudgetHeld { .. } => "budget_held",
             Self::UnknownTensor { .. } => "unknown_tensor",
+            Self::NamedTwice { .. } => "named_twice",
             Self::Target { .. } => "target",
             Self::WrongDtype { .. } => "wrong_dtype",
             Self::Pattern { .. } => "pattern",
@@ -350,5 +363,15 @@ impl Error {
             path,
             source,
         }
+    }
+}
+
+/// A list of names, and how many are left out.
+fn named(names: &[String], others: usize) -> String {
+    let list = names.join(", ");
+    if others == 0 {
+        list
+    } else {
+        format!("{list} and {others} more")
     }
 }

@@ -17,7 +17,8 @@ use crate::observer::{Observer, Planned, Silent};
 use crate::plan::{self, Plan, SlotRule};
 use crate::read::{self, Files, ReadPolicy, Slot, Watch};
 use crate::report::Meter;
-use crate::{Checkpoint, Error, Io, Model, Report, Stream, Tensor};
+use crate::stream::{self, Setting};
+use crate::{Checkpoint, Chunks, Error, Io, Model, Report, Stream, Tensor, TensorInfo};
 
 /// Without a budget of its own a stream may hold this many bytes, or more if the largest tensor needs it.
 const USUAL_BUDGET_BYTES: u64 = 256 << 20;
@@ -56,6 +57,7 @@ pub struct Loader {
     staging: BufferPool,
     threads: Option<usize>,
     read_size: Option<u64>,
+    chunk_size: Option<u64>,
     io: Io,
     drop_cache: bool,
     budget: Option<ByteSize>,
@@ -81,6 +83,7 @@ impl Loader {
             staging: BufferPool::new(),
             threads: None,
             read_size: None,
+            chunk_size: None,
             io: Io::default(),
             drop_cache: false,
             budget: None,
@@ -135,6 +138,13 @@ impl Loader {
     #[must_use]
     pub fn budget(mut self, budget: ByteSize) -> Self {
         self.budget = Some(budget);
+        self
+    }
+
+    /// Cuts tensors into [`chunks`](Self::chunks) of at most this size, in whole pages of 4 KiB. Default: 2 MiB.
+    #[must_use]
+    pub fn chunk_size(mut self, size: ByteSize) -> Self {
+        self.chunk_size = Some(size.as_u64().max(1));
         self
     }
 
@@ -252,20 +262,91 @@ impl Loader {
     /// A file cannot be opened, or is not the one that was opened before; the budget is too small for a tensor. What goes wrong
     /// later comes out of the stream.
     pub fn stream(&self, checkpoint: &Checkpoint) -> Result<Stream, Error> {
+        Ok(Stream::new(self.stream_setting(checkpoint)?, None))
+    }
+
+    /// As [`stream`](Self::stream), but only the tensors that are named, in this order.
+    ///
+    /// They are read in parallel and ahead; what arrives before its turn waits, within the budget.
+    ///
+    /// # Errors
+    ///
+    /// As [`stream`](Self::stream); a name is unknown or given twice.
+    pub fn stream_in_order_of<'a>(
+        &self,
+        checkpoint: &Checkpoint,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Stream, Error> {
+        let mut order = Vec::new();
+        let mut turns = HashMap::new();
+        for name in names {
+            known(checkpoint, name)?;
+            if turns.insert(name, order.len()).is_some() {
+                return Err(Error::NamedTwice {
+                    tensor: name.to_owned(),
+                });
+            }
+            order.push(name);
+        }
+        let wanted = checkpoint.only(|info| turns.contains_key(info.name.as_str()));
+        let numbers: Vec<usize> = order
+            .into_iter()
+            .filter_map(|name| wanted.position(name))
+            .collect();
+        Ok(Stream::new(self.stream_setting(&wanted)?, Some(&numbers)))
+    }
+
+    /// Loads tensors piece by piece past a consumer, whatever their size, for those who pass them on to a device.
+    ///
+    /// Chunks are of 2 MiB at most, or of what [`chunk_size`](Self::chunk_size) says, and of half the budget at most. Their buffers are
+    /// all of one size, and so few by default that they stay in the CPU's cache: two more than threads.
+    ///
+    /// # Errors
+    ///
+    /// As [`stream`](Self::stream), but a budget is too small only below 8 KiB.
+    pub fn chunks(&self, checkpoint: &Checkpoint) -> Result<Chunks, Error> {
+        let policy = self.policy(checkpoint);
+        let (chunk_bytes, budget) = stream::chunk_bytes(
+            self.chunk_size,
+            self.budget.map(|budget| budget.as_u64()),
+            self.pool_limit().as_u64(),
+            policy.waiting_threads,
+        );
+        let needed = self.capacity_for(chunk_bytes);
+        if budget < needed {
+            let tensor = checkpoint.tensors().first();
+            return Err(Error::BudgetTooSmall {
+                tensor: tensor.map_or_else(String::new, |info| info.name.clone()),
+                needed,
+                budget: ByteSize::b(budget),
+            });
+        }
+        let setting = self.setting(checkpoint, ByteSize::b(budget), policy)?;
+        Ok(Chunks::new(setting, chunk_bytes))
+    }
+
+    fn stream_setting<'a>(&'a self, checkpoint: &'a Checkpoint) -> Result<Setting<'a>, Error> {
         self.check_budget(checkpoint)?;
         let budget = self
             .budget
             .unwrap_or_else(|| self.default_budget(checkpoint))
             .min(self.pool_limit());
-        let policy = self.policy(checkpoint);
-        let files = Files::open(checkpoint, self.io, self.drop_cache, &self.staging, policy)?;
-        Ok(Stream::new(
-            self,
+        self.setting(checkpoint, budget, self.policy(checkpoint))
+    }
+
+    fn setting<'a>(
+        &'a self,
+        checkpoint: &'a Checkpoint,
+        budget: ByteSize,
+        policy: ReadPolicy,
+    ) -> Result<Setting<'a>, Error> {
+        Ok(Setting {
+            loader: self,
             checkpoint,
-            files,
+            files: Files::open(checkpoint, self.io, self.drop_cache, &self.staging, policy)?,
             budget,
-            self.workers(&policy)?,
-        ))
+            workers: self.workers(&policy)?,
+        })
     }
 
     /// Loads tensors into the caller's memory: for each name, exactly as many bytes as the tensor has.
@@ -284,12 +365,7 @@ impl Loader {
         let meter = Meter::start(checkpoint.open_time());
         let mut memory: HashMap<&str, &mut [u8]> = HashMap::new();
         for (name, target) in targets {
-            let info = checkpoint
-                .tensor(name)
-                .ok_or_else(|| Error::UnknownTensor {
-                    path: checkpoint.path().to_owned(),
-                    tensor: name.to_owned(),
-                })?;
+            let info = known(checkpoint, name)?;
             let unfit = |reason| Error::Target {
                 tensor: name.to_owned(),
                 reason,
@@ -409,8 +485,13 @@ impl Loader {
         if self.is_small(bytes) {
             bytes
         } else {
-            self.pool.capacity_for(bytes as usize) as u64
+            self.capacity_for(bytes)
         }
+    }
+
+    /// The capacity of a new buffer for `bytes`.
+    pub(crate) fn capacity_for(&self, bytes: u64) -> u64 {
+        self.pool.capacity_for(bytes as usize) as u64
     }
 
     /// Whether a tensor of `bytes` gets memory of its own in a stream: the pool would not keep so small a buffer.
@@ -508,4 +589,11 @@ impl Loader {
         self.observer.finished(&report);
         report
     }
+}
+
+fn known<'a>(checkpoint: &'a Checkpoint, name: &str) -> Result<&'a TensorInfo, Error> {
+    checkpoint.tensor(name).ok_or_else(|| Error::UnknownTensor {
+        path: checkpoint.path().to_owned(),
+        tensor: name.to_owned(),
+    })
 }

@@ -12,7 +12,7 @@ const LEAST_SLOT_BYTES: u64 = 64 << 20;
 const USUAL_SLOT_BYTES: u64 = 1 << 30;
 
 /// The most parts of one read: Linux takes 1,024 buffers in one `preadv` (`UIO_MAXIOV`).
-const MAX_PARTS: usize = 1024;
+pub(crate) const MAX_PARTS: usize = 1024;
 
 /// Where a tensor does not simply follow its neighbour it starts on a cache line.
 const PLACE_ALIGNMENT: u64 = 64;
@@ -278,25 +278,6 @@ pub(crate) fn slot_bytes(bytes: u64, buffers: u64) -> u64 {
     }
 }
 
-/// Groups neighbouring `tensors` into batches of at most `batch_bytes`, as ranges of their indices; a larger tensor is alone in its batch.
-pub(crate) fn batches(tensors: &[TensorInfo], batch_bytes: u64) -> Vec<std::ops::Range<usize>> {
-    let mut batches: Vec<std::ops::Range<usize>> = Vec::new();
-    let mut bytes = 0;
-    for (tensor, info) in tensors.iter().enumerate() {
-        match batches.last_mut() {
-            Some(batch) if bytes + info.bytes <= batch_bytes && batch.len() < MAX_PARTS => {
-                batch.end = tensor + 1;
-                bytes += info.bytes;
-            }
-            _ => {
-                batches.push(tensor..tensor + 1);
-                bytes = info.bytes;
-            }
-        }
-    }
-    batches
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -417,20 +398,6 @@ mod tests {
         assert_eq!(plan.places.len(), 1);
         assert_eq!(plan.places[0].tensor, 1);
         assert_eq!(Plan::packed(&[], slots_of(100), 100), Plan::default());
-    }
-
-    #[test]
-    fn batches_cover_every_tensor_once_and_keep_to_their_size() {
-        let tensors = neighbours(
-            8,
-            &[
-                (Dtype::U8, 60),
-                (Dtype::U8, 40),
-                (Dtype::U8, 500),
-                (Dtype::U8, 1),
-            ],
-        );
-        assert_eq!(batches(&tensors, 100), [0..2, 2..3, 3..4]);
     }
 
     #[test]

@@ -29,6 +29,11 @@ impl Tensor {
         }
     }
 
+    /// Its number among the checkpoint's tensors.
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
     /// What the checkpoint says of the tensor.
     #[must_use]
     pub fn info(&self) -> &TensorInfo {

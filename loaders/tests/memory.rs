@@ -177,6 +177,7 @@ fn a_consumer_that_keeps_tensors_past_the_budget_gets_an_error() {
                     needed,
                     budget,
                     waited,
+                    ..
                 } = &error
                 else {
                     panic!("{error}");
