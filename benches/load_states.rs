@@ -1,7 +1,7 @@
 //! Loads in every state of the page cache and of the pool, each beside the limit of the machine in that state.
 //!
 //! `cargo bench --bench load_states` takes a GPT-2-shaped checkpoint (548 MB, data at an odd offset), or any other whose path is given
-//! behind `--`. A *limit* is the best of plain loops of `pread`, buffered or past the page cache (`O_DIRECT`), with 1 to 16 threads and pieces of
+//! behind `--`, as may be the states: `warm`, `new` (memory), `stream`, `cold`, `half` (cached). A *limit* is the best of plain loops of `pread`, buffered or past the page cache (`O_DIRECT`), with 1 to 16 threads and pieces of
 //! 1 to 8 MiB: the best is picked anew in every run and then takes its turn with the loaders. Memory: about three times the checkpoint.
 //!
 //! A row that is to find a file cold asks the kernel whether it is, and the program ends if it is not. With `CKLOAD_BENCH_SMALL=1` the
@@ -14,7 +14,7 @@ mod side_by_side;
 use std::fs::File;
 use std::hint::black_box;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -51,7 +51,11 @@ fn main() {
     if mode == Mode::List {
         return;
     }
-    let given = std::env::args().skip(1).find(|word| !word.starts_with('-'));
+    let (paths, states): (Vec<String>, Vec<String>) = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with('-'))
+        .partition(|word| Path::new(word).exists());
+    let given = paths.into_iter().next();
     let path = match (given, mode) {
         (Some(path), _) => PathBuf::from(path),
         (None, Mode::Full) => checkpoint(&synth::gpt2(), "gpt2.safetensors"),
@@ -66,11 +70,18 @@ fn main() {
         bench.opened.tensors().len(),
         bench.opened.bytes()
     );
-    bench.warm_pool();
-    bench.new_pool();
-    bench.stream();
-    bench.cold();
-    bench.half_cached();
+    let all: [(&str, fn(&Bench)); 5] = [
+        ("warm", Bench::warm_pool),
+        ("new", Bench::new_pool),
+        ("stream", Bench::stream),
+        ("cold", Bench::cold),
+        ("half", Bench::half_cached),
+    ];
+    for (name, measure) in all {
+        if states.is_empty() || states.iter().any(|state| state == name) {
+            measure(&bench);
+        }
+    }
 }
 
 /// A way of reading files without anything around it.
@@ -705,7 +716,7 @@ fn sum_of(model: &ckload::Model) -> u64 {
 }
 
 #[allow(unsafe_code)] // the way of loading that is being measured
-fn map_for_reading(path: &std::path::Path) -> Mmap {
+fn map_for_reading(path: &Path) -> Mmap {
     let file = File::open(path).expect("the checkpoint is there");
     // SAFETY: nothing changes the file while the benchmark runs; whoever gives a path of their own is told to leave it alone.
     unsafe { Mmap::map(&file) }.expect("the checkpoint can be mapped")
