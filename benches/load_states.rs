@@ -61,7 +61,7 @@ fn main() {
         (None, Mode::Full) => checkpoint(&synth::gpt2(), "gpt2.safetensors"),
         (None, _) => checkpoint(&SMALL.blueprint(), "gpt2-20mb.safetensors"),
     };
-    let bench = Bench::new(path, if mode == Mode::Full { 9 } else { 1 });
+    let bench = Bench::new(path, mode);
     println!("{}", machine::describe());
     println!(
         "{}: {} files, {} tensors, {} bytes\n",
@@ -70,7 +70,7 @@ fn main() {
         bench.opened.tensors().len(),
         bench.opened.bytes()
     );
-    let all: [(&str, fn(&Bench)); 5] = [
+    let all: [State; 5] = [
         ("warm", Bench::warm_pool),
         ("new", Bench::new_pool),
         ("stream", Bench::stream),
@@ -83,6 +83,9 @@ fn main() {
         }
     }
 }
+
+/// What measures a state, by the word that asks for it.
+type State = (&'static str, fn(&Bench));
 
 /// A way of reading files without anything around it.
 #[derive(Clone, Copy, Debug)]
@@ -130,8 +133,13 @@ enum Part {
 }
 
 impl Bench {
-    fn new(path: PathBuf, rounds: usize) -> Self {
+    fn new(path: PathBuf, mode: Mode) -> Self {
         let opened = Checkpoint::open(&path).expect("the checkpoint is valid");
+        let rounds = match mode {
+            Mode::Full if opened.bytes() > 1 << 30 => 5,
+            Mode::Full => 9,
+            _ => 1,
+        };
         let mut files = Vec::new();
         let mut start = 0;
         for (number, file) in opened.files().iter().enumerate() {
@@ -397,15 +405,21 @@ impl Bench {
     /// The quickest of the plain loops.
     fn best(&self, direct: bool, into: Into, part: Part, prepare: impl Fn()) -> Loop {
         let mut best: Option<(Duration, Loop)> = None;
+        // A large checkpoint takes seconds each time.
+        let pieces: &[usize] = if self.bytes() > 1 << 30 {
+            &[4 * MIB]
+        } else {
+            &[MIB, 4 * MIB, 8 * MIB]
+        };
         for threads in [1, 2, 4, 8, 16] {
-            for piece in [MIB, 4 * MIB, 8 * MIB] {
+            for &piece in pieces {
                 let way = Loop {
                     threads,
                     piece,
                     direct,
                 };
                 let read = self.loop_of(way, into, part);
-                let fastest = (0..3.min(self.rounds))
+                let fastest = (0..3.min(self.rounds / 2).max(1))
                     .map(|_| {
                         prepare();
                         timed(&read).elapsed

@@ -12,7 +12,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, Value
 
 use super::options::{
     Action, DemoOptions, Invocation, LoadOptions, ModelSize, OutputOptions, Pin, Reading, Sides,
-    SynthOptions,
+    SynthModel, SynthOptions,
 };
 
 /// Rounds of a comparison, unless `--repeat` says otherwise: enough for a median.
@@ -56,7 +56,7 @@ enum Command {
     /// Write a checkpoint with the tensor names and shapes of a known model and random values
     Synth {
         #[command(subcommand)]
-        model: SynthModel,
+        model: SynthArgs,
     },
 }
 
@@ -171,24 +171,31 @@ struct DemoArgs {
 }
 
 #[derive(Debug, Subcommand)]
-enum SynthModel {
-    /// The 160 float32 tensors of the published GPT-2 checkpoint, 548 MB
-    Gpt2 {
-        /// File to write
-        out: PathBuf,
+enum SynthArgs {
+    /// The 160 float32 tensors of the published GPT-2 checkpoint, 548 MB in one file
+    Gpt2(WriteArgs),
+    /// 16 blocks of Llama 3.2 3B in bfloat16, 4.0 GB in a folder of 4 files with an index
+    Llama(WriteArgs),
+    /// 100,100 small tensors of a mixture of experts, 0.8 GB in a folder of 160 files with an index
+    Moe(WriteArgs),
+}
 
-        /// Decides the random values
-        #[arg(long, value_name = "N", default_value_t)]
-        seed: u64,
+#[derive(clap::Args, Debug)]
+struct WriteArgs {
+    /// File or folder to write
+    out: PathBuf,
 
-        /// Replace OUT if it is there already
-        #[arg(long)]
-        force: bool,
+    /// Decides the random values
+    #[arg(long, value_name = "N", default_value_t)]
+    seed: u64,
 
-        /// Size of the model
-        #[arg(long, value_enum, value_name = "SIZE", default_value_t)]
-        size: SizeArg,
-    },
+    /// Replace OUT if it is there already; in a folder, the files of the same names
+    #[arg(long)]
+    force: bool,
+
+    /// Size of the model
+    #[arg(long, value_enum, value_name = "SIZE", default_value_t)]
+    size: SizeArg,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -209,9 +216,9 @@ enum PinArg {
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum SizeArg {
-    /// 2 layers, 1 MB: for tests
+    /// About 1 MB: for tests
     Tiny,
-    /// 12 layers, 548 MB: the published model
+    /// The model as described
     #[default]
     Small,
 }
@@ -346,20 +353,19 @@ impl From<DemoArgs> for DemoOptions {
     }
 }
 
-impl From<SynthModel> for SynthOptions {
-    fn from(
-        SynthModel::Gpt2 {
-            out,
-            seed,
-            force,
-            size,
-        }: SynthModel,
-    ) -> Self {
+impl From<SynthArgs> for SynthOptions {
+    fn from(args: SynthArgs) -> Self {
+        let (model, args) = match args {
+            SynthArgs::Gpt2(args) => (SynthModel::Gpt2, args),
+            SynthArgs::Llama(args) => (SynthModel::Llama, args),
+            SynthArgs::Moe(args) => (SynthModel::Moe, args),
+        };
         Self {
-            size: size.into(),
-            out,
-            seed,
-            if_exists: if force {
+            model,
+            size: args.size.into(),
+            out: args.out,
+            seed: args.seed,
+            if_exists: if args.force {
                 IfExists::Replace
             } else {
                 IfExists::Refuse
@@ -509,7 +515,7 @@ mod tests {
             "ckload --read-size 4095 m",
             "ckload --pin maybe m",
             "ckload --color pink m",
-            "ckload synth llama out",
+            "ckload synth mamba out",
             "ckload",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");

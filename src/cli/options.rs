@@ -109,13 +109,25 @@ pub(crate) struct DemoOptions {
 /// What checkpoint is written, and where.
 #[derive(Debug)]
 pub(crate) struct SynthOptions {
+    pub(crate) model: SynthModel,
     pub(crate) size: ModelSize,
     pub(crate) out: PathBuf,
     pub(crate) seed: u64,
     pub(crate) if_exists: IfExists,
 }
 
-/// The sizes of GPT-2 that can be written.
+/// The models that can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SynthModel {
+    /// In one file.
+    Gpt2,
+    /// In a folder.
+    Llama,
+    /// In a folder.
+    Moe,
+}
+
+/// The sizes of models that can be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ModelSize {
     Tiny,

@@ -10,6 +10,7 @@ use serde::ser::{SerializeMap, Serializer};
 pub struct Blueprint {
     tensors: Vec<TensorSpec>,
     metadata: BTreeMap<String, String>,
+    padded: bool,
 }
 
 /// One tensor of a [`Blueprint`].
@@ -84,6 +85,7 @@ impl Blueprint {
         Self {
             tensors,
             metadata: BTreeMap::new(),
+            padded: false,
         }
     }
 
@@ -91,6 +93,13 @@ impl Blueprint {
     #[must_use]
     pub fn with_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// Pads the header with spaces to 8 bytes, as the safetensors library does since version 0.3: the data is aligned then.
+    #[must_use]
+    pub fn padded(mut self) -> Self {
+        self.padded = true;
         self
     }
 
@@ -111,12 +120,15 @@ impl Blueprint {
 
     /// The bytes that stand before the data: the length of the JSON, then the JSON.
     ///
-    /// The JSON is compact and not padded, as in files written by early versions of the safetensors library, so the
-    /// data may start at any offset.
+    /// The JSON is compact. Unless it is to be [padded](Self::padded) it ends where it ends, as in files written by early versions of
+    /// the safetensors library, so the data may start at any offset.
     pub fn header(&self) -> Vec<u8> {
         let mut header = vec![0; 8];
         serde_json::to_writer(&mut header, &Header(self))
             .expect("maps with string keys are valid JSON");
+        if self.padded {
+            header.resize(header.len().next_multiple_of(8), b' ');
+        }
         let json_bytes = (header.len() - 8) as u64;
         header[..8].copy_from_slice(&json_bytes.to_le_bytes());
         header

@@ -19,6 +19,12 @@ pub enum Error {
         /// The folder, device or the like.
         path: PathBuf,
     },
+    /// What is to be replaced is not a folder.
+    #[error("{} is not a folder and will not be replaced by one", .path.display())]
+    NotAFolder {
+        /// The file, device or the like.
+        path: PathBuf,
+    },
     /// The file system has too little room.
     #[error(
         "{} needs {}, and its file system has {} left; free some space or choose another folder",
@@ -54,6 +60,7 @@ impl Error {
         match self {
             Self::Exists { .. } => "exists",
             Self::NotAFile { .. } => "not_a_file",
+            Self::NotAFolder { .. } => "not_a_folder",
             Self::NoSpace { .. } => "no_space",
             Self::Io { .. } => "io",
             Self::Stopped { .. } => "stopped",
@@ -65,6 +72,7 @@ impl Error {
         match self {
             Self::Exists { path }
             | Self::NotAFile { path }
+            | Self::NotAFolder { path }
             | Self::NoSpace { path, .. }
             | Self::Io { path, .. }
             | Self::Stopped { path } => path,

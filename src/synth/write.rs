@@ -59,10 +59,7 @@ impl Blueprint {
             source,
         };
         check_target(path, if_exists)?;
-        let folder = match path.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
+        let folder = folder_of(path);
         check_space(path, folder, self.file_bytes()).map_err(io_error)??;
 
         let mut file = temporary(path, folder).map_err(io_error)?;
@@ -121,6 +118,14 @@ impl Blueprint {
     }
 }
 
+/// The folder that `path` is in.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
 fn check_target(path: &Path, if_exists: IfExists) -> Result<(), Error> {
     let path = path.to_owned();
     match (path.symlink_metadata(), if_exists) {
@@ -132,7 +137,11 @@ fn check_target(path: &Path, if_exists: IfExists) -> Result<(), Error> {
 }
 
 /// Asks before writing: a disk filled to the brim disturbs more than this command.
-fn check_space(path: &Path, folder: &Path, needed: u64) -> io::Result<Result<(), Error>> {
+pub(super) fn check_space(
+    path: &Path,
+    folder: &Path,
+    needed: u64,
+) -> io::Result<Result<(), Error>> {
     let space = rustix::fs::statvfs(folder)?;
     let available = space.f_bavail.saturating_mul(space.f_frsize);
     Ok(if available < needed {

@@ -89,3 +89,64 @@ fn a_missing_folder_is_named() {
     let message = String::from_utf8(run.stderr).unwrap();
     assert!(message.contains("cannot write /nowhere/out"), "{message}");
 }
+
+#[test]
+fn writes_folders_of_files_with_an_index() {
+    for (model, files, tensors) in [("llama", 4, 29), ("moe", 5, 156)] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(model);
+        let synth = || {
+            let mut command = ckload();
+            command.args(["synth", model, "--size", "tiny"]).arg(&path);
+            command
+        };
+        let text = stdout_of(&mut synth());
+        assert!(text.starts_with(&format!("{}: {tensors} tensors, ", path.display())));
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        assert_eq!(checkpoint.files().len(), files);
+        assert_eq!(checkpoint.tensors().len(), tensors);
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "nothing else is left"
+        );
+        assert_eq!(fs::read_dir(&path).unwrap().count(), files + 1);
+
+        let index = fs::read(path.join("model.safetensors.index.json")).unwrap();
+        let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+        assert_eq!(index["metadata"]["total_size"], checkpoint.bytes());
+        assert_eq!(index["weight_map"].as_object().unwrap().len(), tensors);
+        for (number, file) in checkpoint.files().iter().enumerate() {
+            let bytes = fs::read(&file.path).unwrap();
+            let theirs = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            for name in theirs.names() {
+                let info = checkpoint.tensor(name).unwrap();
+                assert_eq!(info.file, number);
+                assert!(info.offset.is_multiple_of(2), "the header is padded");
+                assert!(
+                    file.path
+                        .ends_with(index["weight_map"][name].as_str().unwrap())
+                );
+            }
+        }
+
+        let before = fs::read(&checkpoint.files()[0].path).unwrap();
+        let (_, refused) = failure_of(synth().arg("--json"), 1);
+        assert!(refused.contains("exists already"), "{refused}");
+        stdout_of(synth().args(["--force", "--seed", "3"]));
+        let after = fs::read(&checkpoint.files()[0].path).unwrap();
+        assert!(before != after && before.len() == after.len());
+        stdout_of(ckload().arg(&path).args(["-q", "--resident"]));
+    }
+}
+
+#[test]
+fn a_file_is_not_replaced_by_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m");
+    fs::write(&path, "mine").unwrap();
+    let command = ["synth", "llama", "--size", "tiny", "--force"];
+    let (_, refused) = failure_of(ckload().args(command).arg(&path).arg("--json"), 1);
+    assert!(refused.contains("is not a folder"), "{refused}");
+    assert_eq!(fs::read(&path).unwrap(), b"mine");
+}
