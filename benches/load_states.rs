@@ -80,6 +80,7 @@ fn main() {
     for (name, measure) in all {
         if states.is_empty() || states.iter().any(|state| state == name) {
             measure(&bench);
+            bench.pool.clear();
         }
     }
 }
@@ -111,8 +112,10 @@ struct Bench {
     opened: Checkpoint,
     files: Arc<Vec<OneFile>>,
     rounds: usize,
-    /// Reads of a whole file each into this, at most one row at a time.
+    /// The memory of the limits.
     memory: Arc<Mutex<MmapMut>>,
+    /// The memory of all resident loads: of a large checkpoint there is no room for one pool each.
+    pool: BufferPool,
 }
 
 struct OneFile {
@@ -164,6 +167,7 @@ impl Bench {
             files: Arc::new(files),
             rounds,
             memory: Arc::new(Mutex::new(huge_pages(start))),
+            pool: BufferPool::new(),
         }
     }
 
@@ -480,7 +484,7 @@ impl Bench {
         loader: Loader,
         prepare: impl Fn() + 'static,
     ) -> Row {
-        let loader = loader.pool(&BufferPool::new());
+        let loader = loader.pool(&self.pool);
         let path = self.path.clone();
         let text = match name {
             "auto" => "ckload, resident, auto",
