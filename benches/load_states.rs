@@ -13,6 +13,7 @@ mod side_by_side;
 
 use std::fs::File;
 use std::hint::black_box;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use ckload::synth::{self, Gpt2};
 use ckload::{BufferPool, Checkpoint, Io, Loader, usage};
+use io_uring::{IoUring, opcode, types};
 use memmap2::{Mmap, MmapMut};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -198,6 +200,7 @@ impl Bench {
         for (key, io) in [('b', Io::Buffered), ('d', Io::Direct), ('m', Io::Mmap)] {
             rows.push(self.resident(key, io_name(io), Loader::new().io(io), || {}));
         }
+        rows.extend(self.ring_row('u', limit, || {}));
         let within = |of, factor| Goal::Within {
             row: 'a',
             of,
@@ -338,6 +341,7 @@ impl Bench {
             rows.push(self.resident(key, io_name(io), Loader::new().io(io), evict.clone()));
         }
         rows.push(self.fresh_cold('n', evict.clone()));
+        rows.extend(self.ring_row('u', limit, evict.clone()));
         rows.push(self.mmap_copy('m', evict));
         let within = |row, of, factor| Goal::Within { row, of, factor };
         let goals = [
@@ -475,6 +479,38 @@ impl Bench {
                 timed(&read)
             },
         )
+    }
+
+    /// The same reads by `io_uring`, if the system has it.
+    fn ring_row(&self, key: char, way: Loop, prepare: impl Fn() + 'static) -> Option<Row> {
+        let files = Arc::clone(&self.files);
+        let memory = Arc::clone(&self.memory);
+        let read = move |depth| {
+            let mut memory = memory.lock().expect("no row panicked");
+            read_all_by_rings(&files, way.piece, way.direct, depth, aligned(&mut memory))
+        };
+        let timings = [4, 16, 64].into_iter().map(|depth| {
+            prepare();
+            let mut works = None;
+            let time = timed(|| works = read(depth)).elapsed;
+            works.map(|()| (time, depth))
+        });
+        let (_, depth) = timings.collect::<Option<Vec<_>>>()?.into_iter().min()?;
+        println!("best depth of the rings: {depth}");
+        let text = if way.direct {
+            "`io_uring`, direct reads into mapped memory"
+        } else {
+            "`io_uring`, buffered reads into mapped memory"
+        };
+        Some(row(
+            key,
+            text,
+            "open, make a ring for each core, read; mapping the memory is not",
+            move || {
+                prepare();
+                timed(|| read(depth))
+            },
+        ))
     }
 
     fn resident(
@@ -635,21 +671,11 @@ fn read_all(
     part: Part,
     memory: &mut [u8],
 ) {
-    let flags = if way.direct {
-        OFlags::DIRECT
-    } else {
-        OFlags::empty()
-    };
     let mut rest = memory;
     let mut cut = 0;
     let mut pieces = Vec::new();
     for file in files {
-        let handle = File::options()
-            .read(true)
-            .custom_flags(flags.bits() as i32)
-            .open(&file.path)
-            .expect("the file system takes the flags");
-        let handle = Arc::new(handle);
+        let handle = Arc::new(open(&file.path, way.direct));
         let (from, to) = match part {
             Part::Whole => (0, file.bytes),
             Part::FirstHalf => (0, file.half()),
@@ -697,6 +723,89 @@ fn read_all(
             },
         );
     });
+}
+
+/// A read by a ring: the file, where in it, the memory, and how many bytes the file has there at least.
+type Asked<'a> = (i32, u64, &'a mut [u8], usize);
+
+/// Reads all files into `memory` through `io_uring`, by as many threads as cores with a ring of `depth` reads each; `None` where the
+/// system refuses rings.
+#[allow(unsafe_code)] // the interface of the rings is unsafe: the kernel writes to memory while nobody looks
+fn read_all_by_rings(
+    files: &[OneFile],
+    piece: usize,
+    direct: bool,
+    depth: usize,
+    memory: &mut [u8],
+) -> Option<()> {
+    let threads = num_cpus::get();
+    let handles: Vec<File> = files.iter().map(|file| open(&file.path, direct)).collect();
+    let mut shares: Vec<Vec<Asked<'_>>> = Vec::new();
+    shares.resize_with(threads, Vec::new);
+    let mut number = 0;
+    let mut rest = memory;
+    let mut cut = 0;
+    for (file, handle) in files.iter().zip(&handles) {
+        for at in (0..file.bytes).step_by(piece) {
+            let wanted = piece.min(file.bytes - at);
+            let (_, tail) = rest.split_at_mut(file.start + at - cut);
+            let (buffer, tail) = tail.split_at_mut(wanted.next_multiple_of(4096));
+            cut = file.start + at + buffer.len();
+            rest = tail;
+            shares[number % threads].push((handle.as_raw_fd(), at as u64, buffer, wanted));
+            number += 1;
+        }
+    }
+    let read_share = |share: Vec<Asked<'_>>| -> Option<()> {
+        let mut ring = IoUring::new(depth as u32).ok()?;
+        let mut waiting = 0;
+        let mut next = 0;
+        while next < share.len() || waiting > 0 {
+            while next < share.len() && waiting < depth {
+                let (file, at, buffer, _) = &share[next];
+                let target = buffer.as_ptr().cast_mut();
+                let read = opcode::Read::new(types::Fd(*file), target, buffer.len() as u32)
+                    .offset(*at)
+                    .build()
+                    .user_data(next as u64);
+                // SAFETY: file and memory live until all reads are completed below, and no two reads share memory.
+                unsafe { ring.submission().push(&read) }.ok()?;
+                next += 1;
+                waiting += 1;
+            }
+            ring.submit_and_wait(1).ok()?;
+            for done in ring.completion() {
+                let wanted = share[done.user_data() as usize].3;
+                assert!(done.result() >= wanted as i32, "a short read, or an error");
+                waiting -= 1;
+            }
+        }
+        Some(())
+    };
+    let results: Vec<Option<()>> = std::thread::scope(|scope| {
+        let running: Vec<_> = shares
+            .into_iter()
+            .map(|share| scope.spawn(|| read_share(share)))
+            .collect();
+        running
+            .into_iter()
+            .map(|thread| thread.join().expect("no read failed"))
+            .collect()
+    });
+    results.into_iter().collect()
+}
+
+fn open(path: &Path, direct: bool) -> File {
+    let flags = if direct {
+        OFlags::DIRECT
+    } else {
+        OFlags::empty()
+    };
+    File::options()
+        .read(true)
+        .custom_flags(flags.bits() as i32)
+        .open(path)
+        .expect("the file system takes the flags")
 }
 
 fn workers(threads: usize) -> ThreadPool {

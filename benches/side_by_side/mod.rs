@@ -25,6 +25,8 @@ pub(crate) struct Row {
 pub(crate) struct Sample {
     /// The time of the work.
     pub(crate) elapsed: Duration,
+    /// Time on a core, of all threads of the process.
+    cpu: Duration,
     /// Page faults of the whole process during the work.
     page_faults: u64,
 }
@@ -32,13 +34,16 @@ pub(crate) struct Sample {
 /// Times `work`, and drops what it returns outside the time.
 pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> Sample {
     let faults_before = machine::page_faults();
+    let cpu_before = machine::cpu_time();
     let start = Instant::now();
     let result = work();
     let elapsed = start.elapsed();
+    let cpu = machine::cpu_time() - cpu_before;
     let page_faults = machine::page_faults() - faults_before;
     drop(result);
     Sample {
         elapsed,
+        cpu,
         page_faults,
     }
 }
@@ -92,20 +97,23 @@ impl Comparison {
 
     /// Prints a table of the rows, in Markdown; `bytes` is what each of them loads, and rates are relative to row `base`.
     pub(crate) fn print(&self, bytes: u64, base: char) {
-        println!("| | way of loading | median ms | min to max | GB/s | page faults | speed |");
-        println!("|---|---|--:|--:|--:|--:|--:|");
+        println!(
+            "| | way of loading | median ms | min to max | GB/s | CPU ms | page faults | speed |"
+        );
+        println!("|---|---|--:|--:|--:|--:|--:|--:|");
         let base = self.row(base);
         for row in &self.rows {
             let median = row.median();
             let (min, max) = row.range();
             println!(
-                "| ({}) | {} | {:.1} | {:.1} to {:.1} | {:.1} | {} | {:.1} × |",
+                "| ({}) | {} | {:.1} | {:.1} to {:.1} | {:.1} | {:.0} | {} | {:.1} × |",
                 row.key,
                 row.way,
                 median * 1e3,
                 min * 1e3,
                 max * 1e3,
                 bytes as f64 / median / 1e9,
+                row.median_cpu() * 1e3,
                 row.median_faults(),
                 base.median() / median,
             );
@@ -158,14 +166,13 @@ impl Comparison {
 impl Measured {
     /// Seconds.
     fn median(&self) -> f64 {
-        let mut seconds = self.seconds();
-        seconds.sort_by(f64::total_cmp);
-        let middle = seconds.len() / 2;
-        if seconds.len() % 2 == 1 {
-            seconds[middle]
-        } else {
-            f64::midpoint(seconds[middle - 1], seconds[middle])
-        }
+        middle(self.seconds())
+    }
+
+    /// Seconds on a core.
+    fn median_cpu(&self) -> f64 {
+        let samples = self.samples.iter();
+        middle(samples.map(|sample| sample.cpu.as_secs_f64()).collect())
     }
 
     /// The fastest and the slowest round, in seconds.
@@ -190,5 +197,16 @@ impl Measured {
             .iter()
             .map(|sample| sample.elapsed.as_secs_f64())
             .collect()
+    }
+}
+
+/// The median.
+fn middle(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 {
+        values[middle]
+    } else {
+        f64::midpoint(values[middle - 1], values[middle])
     }
 }
