@@ -169,9 +169,13 @@ impl Loader {
     ///
     /// # Errors
     ///
-    /// A file cannot be read, or is not the one that was opened; the memory is not to be had, by the pool's limit or the system's.
-    /// Nothing is kept of a load that fails.
+    /// A file cannot be read, or is not the one that was opened; the memory is not to be had, by the pool's limit or the system's; the
+    /// observer panics. Nothing is kept of a load that fails.
     pub fn load(&self, checkpoint: &Checkpoint) -> Result<Model, Error> {
+        Error::catch(|| self.load_model(checkpoint))
+    }
+
+    fn load_model(&self, checkpoint: &Checkpoint) -> Result<Model, Error> {
         let meter = Meter::start(checkpoint.open_time());
         let plan = self.plan(checkpoint);
         let needed = self.check_capacity(&plan)?;
@@ -211,8 +215,8 @@ impl Loader {
     ///
     /// # Errors
     ///
-    /// A file cannot be opened, or is not the one that was opened before; the budget is too small for a tensor. What goes wrong
-    /// later comes out of the stream.
+    /// A file cannot be opened, or is not the one that was opened before; the budget is too small for a tensor; the observer
+    /// panics. What goes wrong later comes out of the stream.
     pub fn stream(&self, checkpoint: &Checkpoint) -> Result<Stream, Error> {
         self.check_budget(checkpoint)?;
         let budget = self
@@ -220,13 +224,8 @@ impl Loader {
             .unwrap_or_else(|| self.default_budget(checkpoint))
             .min(self.pool_limit());
         let files = Files::open(checkpoint, self.io, &self.staging)?;
-        Ok(Stream::new(
-            self,
-            checkpoint,
-            files,
-            budget,
-            self.workers()?,
-        ))
+        let workers = self.workers()?;
+        Error::catch(|| Ok(Stream::new(self, checkpoint, files, budget, workers)))
     }
 
     /// Loads tensors into the caller's memory: for each name, exactly as many bytes as the tensor has.
@@ -236,7 +235,7 @@ impl Loader {
     /// # Errors
     ///
     /// A name is unknown or given twice, the memory is not of the tensor's size; a file cannot be read, or is not the one that was
-    /// opened.
+    /// opened; the observer panics.
     pub fn load_into<'a>(
         &self,
         checkpoint: &Checkpoint,
@@ -270,13 +269,23 @@ impl Loader {
             .filter_map(|info| memory.remove(info.name.as_str()))
             .filter(|target| !target.is_empty())
             .collect();
-        let plan = Plan::separate(wanted.tensors(), self.read_bytes(wanted.bytes()));
-        let files = Files::open(&wanted, self.io, &self.staging)?;
-        self.announce(&wanted);
+        Error::catch(|| self.fill_all(&wanted, slots, &meter))
+    }
+
+    /// Fills `slots`, one for each tensor of `checkpoint` that has bytes.
+    fn fill_all(
+        &self,
+        checkpoint: &Checkpoint,
+        slots: Vec<&mut [u8]>,
+        meter: &Meter,
+    ) -> Result<Report, Error> {
+        let plan = Plan::separate(checkpoint.tensors(), self.read_bytes(checkpoint.bytes()));
+        let files = Files::open(checkpoint, self.io, &self.staging)?;
+        self.announce(checkpoint);
         self.workers()?
-            .install(|| self.fill(&files, &plan, slots, &meter))?;
+            .install(|| self.fill(&files, &plan, slots, meter))?;
         files.check_unchanged()?;
-        Ok(self.finish(&wanted, &meter))
+        Ok(self.finish(checkpoint, meter))
     }
 
     /// The loader's own threads: a server's global rayon pool must not wait for our reads.

@@ -4,11 +4,9 @@
 //! and ends if not, and whoever gives bytes back (a consumer that drops a tensor, on whatever thread) starts a job again. So a slow
 //! consumer blocks no worker, and several streams share one loader's threads.
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::mem;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -196,9 +194,12 @@ impl Iterator for Stream {
         };
         let report = self.shared.meter.report();
         self.shared.cancel();
-        if end.is_ok() {
-            self.shared.loader.observer.finished(&report);
-        }
+        let end = end.and_then(|()| {
+            Error::catch(|| {
+                self.shared.loader.observer.finished(&report);
+                Ok(())
+            })
+        });
         self.report = Some(report);
         end.err().map(Err)
     }
@@ -238,16 +239,10 @@ impl Shared {
     fn run(self: Arc<Self>) {
         while let Some(batch) = self.take_batch() {
             self.start_job(); // the budget may admit another one beside this
-            let read = catch_unwind(AssertUnwindSafe(|| self.read(batch.tensors, batch.charge)));
-            let failure = match read {
-                Ok(Ok(())) => continue,
-                Ok(Err(error)) => error,
-                Err(panic) => Error::WorkerPanicked {
-                    message: panic_message(&*panic),
-                },
-            };
-            self.cancel();
-            self.deliver(Err(failure));
+            if let Err(failure) = Error::catch(|| self.read(batch.tensors, batch.charge)) {
+                self.cancel();
+                self.deliver(Err(failure));
+            }
         }
     }
 
@@ -382,12 +377,4 @@ impl Permit {
     fn merge(&mut self, mut other: Self) {
         self.bytes += mem::take(&mut other.bytes);
     }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    panic
-        .downcast_ref::<&str>()
-        .map(|message| (*message).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned())
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports)] // each test file uses a part
 
 mod random;
+mod way;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use ckload_pool::BufferPool;
 use tempfile::TempDir;
 
 pub(crate) use random::{random_checkpoint, random_shard};
+pub(crate) use way::{WAYS, Way};
 pub(crate) use writer::{Escapes, Shard, Style, entry, header, safetensors_bytes};
 
 pub(crate) const KIB: usize = 1 << 10;

@@ -1,6 +1,4 @@
-//! Files that change, shrink or vanish under a load: an error that says where, every buffer back, and the next load works.
-
-mod common;
+//! Files that change, shrink or vanish before a load, or while it runs.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -9,57 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use ckload_loaders::{ByteSize, Checkpoint, Error, Io, Loader, Observer, ReadDone, Report, Tensor};
-use ckload_pool::BufferPool;
-use common::{KIB, MIB, Sample, await_all_returned, failure, stream_failure, watched};
+use ckload_loaders::{ByteSize, Checkpoint, Error, Io, Loader, Observer, ReadDone};
 
-/// The three ways of loading.
-#[derive(Clone, Copy, Debug)]
-enum Way {
-    Resident,
-    Stream,
-    Into,
-}
-
-const WAYS: [Way; 3] = [Way::Resident, Way::Stream, Way::Into];
-
-impl Way {
-    /// Loads everything, if that works.
-    fn load(self, loader: &Loader, checkpoint: &Checkpoint) -> Result<(), Error> {
-        match self {
-            Self::Resident => loader.load(checkpoint).map(drop),
-            Self::Stream => loader
-                .stream(checkpoint)?
-                .try_for_each(|tensor| tensor.map(drop)),
-            Self::Into => load_into(loader, checkpoint).map(drop),
-        }
-    }
-}
-
-fn load_into(loader: &Loader, checkpoint: &Checkpoint) -> Result<Report, Error> {
-    let infos = checkpoint.tensors();
-    let mut memory: Vec<Vec<u8>> = infos
-        .iter()
-        .map(|info| vec![0; info.bytes as usize])
-        .collect();
-    let names = infos.iter().map(|info| info.name.as_str());
-    loader.load_into(
-        checkpoint,
-        names.zip(memory.iter_mut().map(Vec::as_mut_slice)),
-    )
-}
-
-fn pool() -> BufferPool {
-    BufferPool::builder().min_buffer_size(64 * KIB).build()
-}
-
-fn truncate(path: &Path, bytes: u64) {
-    let file = OpenOptions::new()
-        .write(true)
-        .open(path)
-        .expect("it is there");
-    file.set_len(bytes).expect("a shorter file");
-}
+use crate::common::{
+    KIB, MIB, Sample, WAYS, await_all_returned, failure, octets, stream_failure, watched,
+};
+use crate::{check_that_good_files_load, pool, truncate};
 
 /// Opens a checkpoint, does `harm` to its file, and returns what each way of loading says, by each way of reading.
 fn failures_after(harm: impl Fn(&Path)) -> Vec<Error> {
@@ -83,16 +36,6 @@ fn failures_after(harm: impl Fn(&Path)) -> Vec<Error> {
         }
     }
     errors
-}
-
-fn check_that_good_files_load(loader: &Loader) {
-    let good = Sample::uniform(10, 100 * KIB);
-    let checkpoint = good.open();
-    good.check_all(loader.load(&checkpoint).expect("a good file").tensors());
-    let streamed: Result<Vec<Tensor>, Error> =
-        loader.stream(&checkpoint).expect("a good file").collect();
-    good.check_all(&streamed.expect("a good file"));
-    load_into(loader, &checkpoint).expect("a good file");
 }
 
 #[track_caller]
@@ -175,7 +118,7 @@ fn a_file_that_may_not_be_read_any_more() {
 fn a_shard_deleted_before_the_load() {
     let sample = Sample::uniform(2, 1000);
     fs::copy(&sample.path, sample.folder.path().join("copy")).expect("room on the disk");
-    let other = Sample::of(vec![common::octets("other", 1000)]);
+    let other = Sample::of(vec![octets("other", 1000)]);
     let second = sample.folder.path().join("second.safetensors");
     fs::copy(&other.path, &second).expect("room on the disk");
     let checkpoint = Checkpoint::open(sample.folder.path()).expect("two good files");
