@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use bytesize::ByteSize;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, never, unbounded};
 use parking_lot::Mutex;
 use rayon::ThreadPool;
 
@@ -194,6 +194,7 @@ impl Iterator for Stream {
         };
         let report = self.shared.meter.report();
         self.shared.cancel();
+        self.arrivals = never(); // what other workers still deliver is dropped
         let end = end.and_then(|()| {
             Error::catch(|| {
                 self.shared.loader.observer.finished(&report);
