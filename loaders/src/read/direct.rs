@@ -69,7 +69,7 @@ impl<F: RawFile> Direct<F> {
         })
     }
 
-    /// Reads until `target` is full or the system gives no more; returns the bytes that came.
+    /// Reads until `target` is full or the system gives no more, `NOMEM` if it gives no memory for staging; returns the bytes that came.
     pub(super) fn read(
         &self,
         offset: u64,
@@ -82,8 +82,13 @@ impl<F: RawFile> Direct<F> {
             let read = match self.in_place(offset + done, target) {
                 Some(piece) => retried(|| self.file.read(piece, offset + done)),
                 None => {
-                    let buffer = buffer.get_or_insert_with(|| staging.get(STAGING_BYTES));
-                    self.read_staged(offset + done, target, buffer)
+                    if buffer.is_none() {
+                        buffer = staging.try_get(STAGING_BYTES).ok();
+                    }
+                    match &mut buffer {
+                        Some(buffer) => self.read_staged(offset + done, target, buffer),
+                        None => Err(Errno::NOMEM),
+                    }
                 }
             };
             match read {
