@@ -300,19 +300,16 @@ impl Shared {
     /// Takes memory for `bytes` and its charge out of `permit`.
     fn allocate(self: &Arc<Self>, bytes: u64, permit: &mut Permit) -> Result<Charged, Error> {
         let mut permit = permit.split(self.loader.charge(bytes));
-        let memory = if self.loader.is_small(bytes) {
-            let start = Instant::now();
-            let buffer = SmallBuffer::new(bytes as usize);
-            if bytes > 0 {
-                self.meter.allocated(bytes as usize, start.elapsed());
-            }
+        let small = self.loader.is_small(bytes).then(|| self.small(bytes));
+        let memory = if let Some(buffer) = small.flatten() {
             Memory::Small(buffer)
         } else {
             // A recycled buffer may be an eighth larger, if the budget has room for that.
             let mut slack = self.reserve(bytes / 8);
             let buffer = self.loader.lease(bytes, slack.is_none(), &self.meter)?;
             if let Some(slack) = &mut slack {
-                permit.merge(slack.split((buffer.capacity() as u64).saturating_sub(permit.bytes)));
+                let excess = (buffer.capacity() as u64).saturating_sub(permit.bytes);
+                permit.merge(slack.split(excess.min(slack.bytes)));
             }
             Memory::Pooled(buffer)
         };
@@ -320,6 +317,16 @@ impl Shared {
             memory,
             _permit: permit,
         })
+    }
+
+    /// Memory of the allocator; if that has none, the pool can say why, or has some.
+    fn small(&self, bytes: u64) -> Option<SmallBuffer> {
+        let start = Instant::now();
+        let buffer = SmallBuffer::new(bytes as usize)?;
+        if bytes > 0 {
+            self.meter.allocated(bytes as usize, start.elapsed());
+        }
+        Some(buffer)
     }
 
     /// A part of the budget, if there is as much.
