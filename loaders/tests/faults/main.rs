@@ -3,7 +3,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod child;
 mod files;
+mod limits;
 mod panics;
 
 use std::fs::OpenOptions;
