@@ -1,23 +1,24 @@
-//! Files that change, shrink or vanish before a load, or while it runs.
+//! Files that change, shrink or vanish between the look at a checkpoint and its load.
 
 use std::fs::{self, OpenOptions, Permissions};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use ckload_loaders::{ByteSize, Checkpoint, Error, Io, Loader, Observer, ReadDone};
+use ckload_loaders::{Checkpoint, Error, Io, Loader};
+use rustix::fs::{CWD, Mode, mkfifoat};
 
+use crate::child::{User, in_child};
 use crate::common::{
-    KIB, MIB, Sample, WAYS, await_all_returned, failure, octets, stream_failure, watched,
+    KIB, Sample, WAYS, await_all_returned, failure, octets, stream_failure, watched,
 };
 use crate::{check_that_good_files_load, pool, truncate};
 
 /// Opens a checkpoint, does `harm` to its file, and returns what each way of loading says, by each way of reading.
 fn failures_after(harm: impl Fn(&Path)) -> Vec<Error> {
     let mut errors = Vec::new();
-    for io in [Io::Buffered, Io::Mmap, Io::Auto] {
+    for io in Io::ALL {
         for way in WAYS {
             let sample = Sample::uniform(10, 100 * KIB);
             let pool = pool();
@@ -97,21 +98,54 @@ fn a_file_deleted_before_the_load() {
 }
 
 #[test]
-#[allow(clippy::print_stdout)]
 fn a_file_that_may_not_be_read_any_more() {
-    let forbid = |path: &Path| {
-        fs::set_permissions(path, Permissions::from_mode(0o000)).expect("our own file");
-    };
-    let probe = tempfile::NamedTempFile::new().expect("a temporary file");
-    forbid(probe.path());
-    if fs::read(probe.path()).is_ok() {
-        println!("skipped: this user reads files without permission (root does)");
-        return;
-    }
-    for error in failures_after(forbid) {
-        assert_eq!(error.kind(), "io");
+    let name = "files::a_file_that_may_not_be_read_any_more";
+    in_child(name, User::Unprivileged, || {
+        let forbid = |path: &Path| {
+            fs::set_permissions(path, Permissions::from_mode(0o000)).expect("our own file");
+        };
+        for error in failures_after(forbid) {
+            assert_eq!(error.kind(), "io");
+            assert!(error.to_string().contains("denied"), "{error}");
+        }
+        let sample = Sample::uniform(2, 1000);
+        forbid(&sample.path);
+        let error = failure(Checkpoint::open(&sample.path));
+        assert_eq!(error.path(), Some(sample.path.as_path()));
         assert!(error.to_string().contains("denied"), "{error}");
-    }
+    });
+}
+
+/// What is not a file cannot be read as one, and a pipe must not be waited for.
+#[test]
+fn something_else_in_the_file_s_place() {
+    let make: [(&str, fn(&Path)); 5] = [
+        ("pipe", |path| {
+            mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR).expect("a pipe");
+        }),
+        ("folder", |path| fs::create_dir(path).expect("a folder")),
+        ("socket", |path| {
+            drop(UnixListener::bind(path).expect("a socket"))
+        }),
+        ("device", |path| symlink("/dev/zero", path).expect("a link")),
+        ("loop", |path| symlink(path, path).expect("a link")),
+    ];
+    watched(move || {
+        for (what, make) in make {
+            let replace = |path: &Path| {
+                fs::remove_file(path).expect("it is there");
+                make(path);
+            };
+            for error in failures_after(replace) {
+                let is_folder = error.to_string().contains("is a folder");
+                assert_eq!(is_folder, what == "folder", "{error}");
+                assert!(
+                    matches!(error.kind(), "no_checkpoint" | "io"),
+                    "{what}: {error}"
+                );
+            }
+        }
+    });
 }
 
 #[test]
@@ -126,202 +160,6 @@ fn a_shard_deleted_before_the_load() {
     for way in WAYS {
         let error = failure(way.load(&Loader::new(), &checkpoint));
         assert_eq!(error.path(), Some(second.as_path()), "{way:?}");
-    }
-}
-
-/// Truncates a file as soon as the first read is done.
-struct TruncateAfterFirstRead {
-    path: PathBuf,
-    bytes: u64,
-    done: AtomicBool,
-}
-
-impl Observer for TruncateAfterFirstRead {
-    fn read(&self, _event: &ReadDone) {
-        if !self.done.swap(true, Ordering::Relaxed) {
-            truncate(&self.path, self.bytes);
-        }
-    }
-}
-
-/// A read error of `path` that names a tensor and a range beyond the file's new end.
-#[track_caller]
-fn assert_names_the_place(error: &Error, path: &Path, checkpoint: &Checkpoint) {
-    let Error::Read {
-        path: file,
-        tensor,
-        range,
-        source,
-    } = error
-    else {
-        panic!("{error}");
-    };
-    assert_eq!(file, path);
-    assert_eq!(source.kind(), std::io::ErrorKind::UnexpectedEof, "{error}");
-    let info = checkpoint
-        .tensor(tensor)
-        .expect("a tensor of the checkpoint");
-    assert!(
-        range.start < info.offset + info.bytes && info.offset < range.end,
-        "{error}"
-    );
-    let bytes = fs::metadata(path).expect("it is there").len();
-    assert!(range.start < range.end && range.end > bytes, "{error}");
-    let message = error.to_string();
-    let parts = [
-        "model.safetensors",
-        tensor,
-        &range.start.to_string(),
-        &range.end.to_string(),
-    ];
-    assert!(parts.iter().all(|part| message.contains(part)), "{message}");
-}
-
-#[test]
-fn a_file_truncated_while_it_loads() {
-    watched(|| {
-        for (way, threads) in WAYS.iter().flat_map(|&way| [(way, 1), (way, 2), (way, 5)]) {
-            let sample = Sample::uniform(24, 900 * KIB);
-            let pool = pool();
-            let checkpoint = sample.open();
-            let loader = Loader::new()
-                .pool(&pool)
-                .io(Io::Buffered)
-                .threads(threads)
-                .budget(ByteSize::mib(2));
-            let truncating = loader.clone().observer(Arc::new(TruncateAfterFirstRead {
-                path: sample.path.clone(),
-                bytes: 5 * MIB as u64 + 77,
-                done: AtomicBool::new(false),
-            }));
-            let error = failure(way.load(&truncating, &checkpoint));
-            // Other threads may have read the rest before it was cut off; the file's size then tells.
-            if threads == 1 || error.kind() != "changed" {
-                assert_names_the_place(&error, &sample.path, &checkpoint);
-            }
-            await_all_returned(&pool);
-            check_that_good_files_load(&loader);
-        }
-    });
-}
-
-#[test]
-fn a_file_truncated_while_its_stream_is_half_way() {
-    watched(|| {
-        for (threads, io) in [(1, Io::Buffered), (3, Io::Buffered), (2, Io::Auto)] {
-            let sample = Sample::uniform(40, 512 * KIB);
-            let pool = pool();
-            let loader = Loader::new()
-                .pool(&pool)
-                .io(io)
-                .threads(threads)
-                .budget(ByteSize::mib(2));
-            let checkpoint = sample.open();
-            let mut stream = loader.stream(&checkpoint).expect("a good file");
-            let mut kept = stream.next().expect("many tensors").expect("a good file");
-            for _ in 0..9 {
-                kept = stream.next().expect("many tensors").expect("a good file");
-            }
-            truncate(&sample.path, 9 * MIB as u64);
-            let error = stream
-                .by_ref()
-                .find_map(Result::err)
-                .expect("the rest is not there");
-            assert_names_the_place(&error, &sample.path, &checkpoint);
-            assert!(stream.next().is_none(), "an error ends the stream");
-            sample.check(&kept);
-            drop((stream, kept));
-            await_all_returned(&pool);
-            check_that_good_files_load(&loader);
-        }
-    });
-}
-
-/// What arrived before the error and was not taken must not stay leased until somebody drops the stream.
-#[test]
-fn a_stream_that_failed_holds_nothing() {
-    watched(|| {
-        let sample = Sample::uniform(40, 512 * KIB);
-        let pool = pool();
-        let loader = Loader::new()
-            .pool(&pool)
-            .threads(3)
-            .budget(ByteSize::mib(4));
-        let mut stream = loader.stream(&sample.open()).expect("a good file");
-        truncate(&sample.path, 9 * MIB as u64);
-        stream
-            .by_ref()
-            .find_map(Result::err)
-            .expect("the rest is not there");
-        await_all_returned(&pool);
-    });
-}
-
-/// A file that is replaced while it is open stays the one that was opened.
-#[test]
-fn a_file_replaced_or_deleted_while_its_stream_is_half_way() {
-    watched(|| {
-        for replace in [true, false] {
-            let sample = Sample::uniform(40, 256 * KIB);
-            let loader = Loader::new().budget(ByteSize::mib(1));
-            let mut stream = loader.stream(&sample.open()).expect("a good file");
-            let mut tensors = vec![
-                stream
-                    .next()
-                    .expect("many tensors")
-                    .expect("a good file")
-                    .name()
-                    .to_owned(),
-            ];
-            if replace {
-                let other = sample.path.with_extension("new");
-                fs::write(&other, "another model").expect("room on the disk");
-                fs::rename(&other, &sample.path).expect("a rename");
-            } else {
-                fs::remove_file(&sample.path).expect("it is there");
-            }
-            for tensor in stream {
-                let tensor = tensor.expect("the file is still open");
-                sample.check(&tensor);
-                tensors.push(tensor.name().to_owned());
-            }
-            assert_eq!(tensors.len(), 40);
-        }
-    });
-}
-
-/// Bytes that were read before and after a change do not belong together.
-#[test]
-fn a_file_written_over_while_it_loads() {
-    struct WriteOver(PathBuf, AtomicBool);
-
-    impl Observer for WriteOver {
-        fn read(&self, _event: &ReadDone) {
-            if !self.1.swap(true, Ordering::Relaxed) {
-                let file = OpenOptions::new()
-                    .write(true)
-                    .open(&self.0)
-                    .expect("it is there");
-                let later = SystemTime::now() + Duration::from_secs(1);
-                file.set_modified(later).expect("our own file");
-            }
-        }
-    }
-
-    for io in [Io::Buffered, Io::Mmap] {
-        for way in WAYS {
-            let sample = Sample::uniform(8, 900 * KIB);
-            let pool = pool();
-            let observer = Arc::new(WriteOver(sample.path.clone(), AtomicBool::new(false)));
-            let loader = Loader::new()
-                .pool(&pool)
-                .io(io)
-                .budget(ByteSize::mib(2))
-                .observer(observer);
-            let error = failure(way.load(&loader, &sample.open()));
-            assert_eq!(error.kind(), "changed", "{way:?}, {io}: {error}");
-            await_all_returned(&pool);
-        }
     }
 }
 

@@ -7,6 +7,7 @@ mod child;
 mod files;
 mod limits;
 mod panics;
+mod racing;
 
 use std::fs::OpenOptions;
 use std::path::Path;
