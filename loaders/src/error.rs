@@ -1,7 +1,9 @@
 //! What can go wrong, with the file, the place and the remedy.
 
+use std::any::Any;
 use std::io;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -292,8 +294,8 @@ pub enum Error {
         source: rayon::ThreadPoolBuildError,
     },
 
-    /// A worker of a stream panicked; the stream has ended.
-    #[error("a worker of the stream panicked: {message}")]
+    /// Code that the load called panicked, the observer's perhaps; the load has ended.
+    #[error("a panic ended the load: {message}")]
     WorkerPanicked {
         /// The panic's message.
         message: String,
@@ -364,6 +366,23 @@ impl Error {
             source,
         }
     }
+
+    /// Does `work`, and makes an error of a panic in it. What `work` shared with others must be fit for use however far it came.
+    pub(crate) fn catch<T>(work: impl FnOnce() -> Result<T, Self>) -> Result<T, Self> {
+        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+            Err(Self::WorkerPanicked {
+                message: panic_message(&*panic),
+            })
+        })
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|message| (*message).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
 }
 
 /// A list of names, and how many are left out.

@@ -210,9 +210,13 @@ impl Loader {
     ///
     /// # Errors
     ///
-    /// A file cannot be read, or is not the one that was opened; the memory is not to be had, by the pool's limit or the system's.
-    /// Nothing is kept of a load that fails.
+    /// A file cannot be read, or is not the one that was opened; the memory is not to be had, by the pool's limit or the system's; the
+    /// observer panics. Nothing is kept of a load that fails.
     pub fn load(&self, checkpoint: &Checkpoint) -> Result<Model, Error> {
+        Error::catch(|| self.load_model(checkpoint))
+    }
+
+    fn load_model(&self, checkpoint: &Checkpoint) -> Result<Model, Error> {
         let meter = Meter::start(checkpoint.open_time());
         let plan = self.plan(checkpoint);
         let needed = self.check_capacity(&plan)?;
@@ -259,10 +263,11 @@ impl Loader {
     ///
     /// # Errors
     ///
-    /// A file cannot be opened, or is not the one that was opened before; the budget is too small for a tensor. What goes wrong
-    /// later comes out of the stream.
+    /// A file cannot be opened, or is not the one that was opened before; the budget is too small for a tensor; the observer
+    /// panics. What goes wrong later comes out of the stream.
     pub fn stream(&self, checkpoint: &Checkpoint) -> Result<Stream, Error> {
-        Ok(Stream::new(self.stream_setting(checkpoint)?, None))
+        let setting = self.stream_setting(checkpoint)?;
+        Error::catch(|| Ok(Stream::new(setting, None)))
     }
 
     /// As [`stream`](Self::stream), but only the tensors that are named, in this order.
@@ -293,7 +298,8 @@ impl Loader {
             .into_iter()
             .filter_map(|name| wanted.position(name))
             .collect();
-        Ok(Stream::new(self.stream_setting(&wanted)?, Some(&numbers)))
+        let setting = self.stream_setting(&wanted)?;
+        Error::catch(|| Ok(Stream::new(setting, Some(&numbers))))
     }
 
     /// Loads tensors piece by piece past a consumer, whatever their size, for those who pass them on to a device.
@@ -322,7 +328,7 @@ impl Loader {
             });
         }
         let setting = self.setting(checkpoint, ByteSize::b(budget), policy)?;
-        Ok(Chunks::new(setting, chunk_bytes))
+        Error::catch(|| Ok(Chunks::new(setting, chunk_bytes)))
     }
 
     fn stream_setting<'a>(&'a self, checkpoint: &'a Checkpoint) -> Result<Setting<'a>, Error> {
@@ -356,7 +362,7 @@ impl Loader {
     /// # Errors
     ///
     /// A name is unknown or given twice, the memory is not of the tensor's size; a file cannot be read, or is not the one that was
-    /// opened.
+    /// opened; the observer panics.
     pub fn load_into<'a>(
         &self,
         checkpoint: &Checkpoint,
@@ -386,14 +392,24 @@ impl Loader {
             .filter(|target| !target.is_empty())
             .map(Slot::from)
             .collect();
-        let policy = self.policy(&wanted);
-        let plan = Plan::separate(wanted.tensors(), policy.read_bytes);
-        let files = Files::open(&wanted, self.io, self.drop_cache, &self.staging, policy)?;
-        self.announce(&wanted);
+        Error::catch(|| self.fill_all(&wanted, slots, &meter))
+    }
+
+    /// Fills `slots`, one for each tensor of `checkpoint` that has bytes.
+    fn fill_all(
+        &self,
+        checkpoint: &Checkpoint,
+        slots: Vec<Slot<'_>>,
+        meter: &Meter,
+    ) -> Result<Report, Error> {
+        let policy = self.policy(checkpoint);
+        let plan = Plan::separate(checkpoint.tensors(), policy.read_bytes);
+        let files = Files::open(checkpoint, self.io, self.drop_cache, &self.staging, policy)?;
+        self.announce(checkpoint);
         self.workers(&policy)?
-            .install(|| self.fill(&files, &plan, slots, &meter))?;
+            .install(|| self.fill(&files, &plan, slots, meter))?;
         files.check_unchanged()?;
-        Ok(self.finish(&wanted, &meter))
+        Ok(self.finish(checkpoint, meter))
     }
 
     /// The loader's own threads, as many as `policy` may want: a server's global rayon pool must not wait for our reads.

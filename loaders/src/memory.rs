@@ -1,5 +1,6 @@
 //! The memory that tensors are loaded into.
 
+use bytemuck::allocation::try_zeroed_vec;
 use ckload_pool::{Origin, PooledBuffer};
 
 use crate::read::Slot;
@@ -42,11 +43,10 @@ pub(crate) struct SmallBuffer {
 }
 
 impl SmallBuffer {
-    pub(crate) fn new(len: usize) -> Self {
-        Self {
-            words: vec![0; len.div_ceil(size_of::<u64>())],
-            len,
-        }
+    /// `None` if the allocator has no memory; most ways of asking it would end the process then.
+    pub(crate) fn new(len: usize) -> Option<Self> {
+        let words = try_zeroed_vec(len.div_ceil(size_of::<u64>())).ok()?;
+        Some(Self { words, len })
     }
 }
 

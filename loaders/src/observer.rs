@@ -6,7 +6,8 @@ use crate::{Report, TensorInfo};
 
 /// Is told what a load does, as it does it; every method has a default that does nothing.
 ///
-/// The calls come from the loader's threads, several at once, and the load waits for each: keep them short. A panic in one ends the load.
+/// The calls come from the loader's threads, several at once, and the load waits for each: keep them short. A panic in one ends
+/// the load with [`Error::WorkerPanicked`](crate::Error::WorkerPanicked).
 pub trait Observer: Send + Sync {
     /// The load is planned and starts.
     fn planned(&self, _event: &Planned) {}

@@ -90,7 +90,11 @@ pub(crate) fn open_regular(path: &Path) -> Result<(File, Metadata), Error> {
     if !metadata.is_file() {
         return Err(Error::NoCheckpoint {
             path: path.to_owned(),
-            reason: "is neither a file nor a folder",
+            reason: if metadata.is_dir() {
+                "is a folder where a file is expected"
+            } else {
+                "is neither a file nor a folder"
+            },
         });
     }
     Ok((file, metadata))

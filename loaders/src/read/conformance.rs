@@ -1,10 +1,12 @@
 //! What every way of reading has to do, whatever the storage does.
 //!
 //! The file is a fake, which checks alignment as strictly as a disk, has some of its pages in the page cache, and puts faults in the
-//! way: short reads, interruptions, errors at a place, an early end. The seed of each case is printed if it fails.
+//! way: short reads, interruptions, errors at a place or from a moment on, refusals, an early end. The seed of each case is printed if it
+//! fails.
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use ckload_pool::BufferPool;
 use fastrand::Rng;
@@ -12,7 +14,7 @@ use parking_lot::Mutex;
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::buffered::Buffered;
-use super::direct::Direct;
+use super::direct::{self, Direct};
 use super::raw::RawFile;
 use super::uncached::{Auto, Uncached};
 use super::{Reader, Target};
@@ -28,12 +30,34 @@ struct Storage {
     tells_what_is_cached: bool,
     /// From this offset on reads fail so.
     fails: Option<(usize, Errno)>,
+    /// After this many reads all fail so.
+    vanishes: Option<(usize, Errno)>,
+    /// Each read works only after this many interruptions.
+    interruptions: usize,
+    /// What a read that must not wait always answers, if it is refused.
+    refuses_nowait: Option<Errno>,
+    /// Reads past the page cache are refused after this many.
+    refuses_direct_after: usize,
+    /// No read brings more than this.
+    most: usize,
+    calls: Calls,
     /// Reads bring less than asked, and are interrupted.
     is_moody: bool,
     /// Past the page cache, nothing can be read.
     refuses_direct: bool,
     random: Mutex<Rng>,
 }
+
+/// What was asked of a storage so far.
+#[derive(Default)]
+struct Calls {
+    all: AtomicUsize,
+    direct: AtomicUsize,
+    in_a_row: AtomicUsize,
+}
+
+/// Far more reads than any case needs.
+const SPINS: usize = 1 << 20;
 
 /// One way of opening the storage.
 #[derive(Clone)]
@@ -46,7 +70,18 @@ struct Handle {
 impl Storage {
     /// Reads at most `wanted` bytes as the kernel might: how many, or an error.
     fn read(&self, offset: u64, wanted: usize, granule: usize) -> Result<Range<usize>, Errno> {
+        let calls = self.calls.all.fetch_add(1, Relaxed);
+        assert!(calls < SPINS, "a read is tried for ever");
+        match self.vanishes {
+            Some((after, errno)) if calls >= after => return Err(errno),
+            _ => {}
+        }
+        if self.calls.in_a_row.fetch_add(1, Relaxed) < self.interruptions {
+            return Err(Errno::INTR);
+        }
+        self.calls.in_a_row.store(0, Relaxed);
         let start = (offset as usize).min(self.bytes.len());
+        let wanted = wanted.min(self.most.next_multiple_of(granule));
         let mut end = (start + wanted).min(self.bytes.len());
         if self.is_moody && end > start {
             let mut random = self.random.lock();
@@ -84,7 +119,9 @@ impl RawFile for Handle {
         let is_aligned = (offset as usize).is_multiple_of(block)
             && bytes.len().is_multiple_of(block)
             && bytes.as_ptr().addr().is_multiple_of(memory);
-        if !is_aligned || self.storage.refuses_direct {
+        let before = self.storage.calls.direct.fetch_add(1, Relaxed);
+        let refused = self.storage.refuses_direct || before >= self.storage.refuses_direct_after;
+        if !is_aligned || refused {
             return Err(Errno::INVAL);
         }
         let range = self.storage.read(offset, bytes.len(), block)?;
@@ -99,8 +136,12 @@ impl RawFile for Handle {
         flags: ReadWriteFlags,
     ) -> rustix::io::Result<usize> {
         assert!(self.direct.is_none(), "only used through the page cache");
+        let is_nowait = flags.contains(ReadWriteFlags::NOWAIT);
+        if let Some(errno) = self.storage.refuses_nowait.filter(|_| is_nowait) {
+            return Err(errno);
+        }
         let mut range = self.storage.read(offset, target.len(), 1)?;
-        if flags.contains(ReadWriteFlags::NOWAIT) && !range.is_empty() {
+        if is_nowait && !range.is_empty() {
             let missing = range.clone().find(|&at| !self.storage.is_cached(at));
             range.end = missing.unwrap_or(range.end);
             if range.is_empty() {
@@ -122,7 +163,11 @@ impl RawFile for Handle {
 
 /// Every way of reading a storage, by name; maps are tested on real files.
 fn readers(storage: Storage, random: &mut Rng) -> Vec<(&'static str, Box<dyn Reader>)> {
-    let storage = Arc::new(storage);
+    readers_of(&Arc::new(storage), random)
+}
+
+fn readers_of(storage: &Arc<Storage>, random: &mut Rng) -> Vec<(&'static str, Box<dyn Reader>)> {
+    let storage = Arc::clone(storage);
     let buffered = Handle {
         storage,
         direct: None,
@@ -217,6 +262,12 @@ fn storage(random: &mut Rng) -> Storage {
         cached,
         tells_what_is_cached: random.bool(),
         fails: None,
+        vanishes: None,
+        interruptions: 0,
+        refuses_nowait: None,
+        refuses_direct_after: usize::MAX,
+        most: 1 << 40,
+        calls: Calls::default(),
         is_moody: random.bool(),
         refuses_direct: random.u8(..) < 40,
         random: Mutex::new(random.fork()),
@@ -350,6 +401,173 @@ fn auto_reads_past_the_page_cache_only_what_that_has_not() {
                 "{all} {:?}",
                 outcome.told
             );
+        }
+    });
+}
+
+/// What a storage may answer that no second try helps against.
+const ERRORS: [Errno; 8] = [
+    Errno::IO,
+    Errno::AGAIN,
+    Errno::NODEV,
+    Errno::NXIO,
+    Errno::STALE,
+    Errno::TIMEDOUT,
+    Errno::PERM,
+    Errno::INVAL,
+];
+
+/// Checks a read of all of `bytes` that had to fail with `errno`.
+#[track_caller]
+fn assert_failed(name: &str, outcome: &Outcome, errno: Errno, bytes: &[u8]) -> usize {
+    let failed = outcome.result.as_ref().expect_err(name);
+    assert_eq!(Errno::from_io_error(&failed.source), Some(errno), "{name}");
+    let good = failed.done as usize;
+    assert!(outcome.memory[..good] == bytes[..good], "{name}: {good}");
+    let told: u64 = outcome.told.iter().map(|&(_, bytes)| bytes).sum();
+    assert!(told <= failed.done, "{name}: told of what did not come");
+    good
+}
+
+/// Where one way of reading gives over to another, an error is as likely to be lost as anywhere, and not as likely to be met.
+#[test]
+fn any_error_at_any_border_arrives() {
+    let borders = [
+        0,
+        PAGE,
+        64 << 10,  // the least that is read in place
+        256 << 10, // the least stretch that is looked up
+        direct::STAGING_BYTES,
+        2 * direct::STAGING_BYTES,
+    ];
+    with_seeds(|random| {
+        let errno = random.choice(ERRORS).expect("not empty");
+        let border = random.choice(borders).expect("not empty");
+        let mut storage = storage(random);
+        storage
+            .bytes
+            .resize(2 * direct::STAGING_BYTES + 2 * PAGE, 7);
+        let pages = storage.bytes.len() / PAGE;
+        storage.cached.resize(pages, random.bool());
+        let around = (border + random.usize(..3)).saturating_sub(1);
+        storage.fails = Some((around, errno));
+        let bytes = storage.bytes.clone();
+        for (name, reader) in readers(storage, random) {
+            let outcome = read(&*reader, 0..bytes.len(), random);
+            let good = assert_failed(name, &outcome, errno, &bytes);
+            assert!(good <= around, "{name}: {good} of {around}");
+            assert!(good >= around / PAGE * PAGE, "{name}: {good} of {around}");
+        }
+    });
+}
+
+#[test]
+fn a_storm_of_interruptions_is_sat_out() {
+    with_seeds(|random| {
+        let mut storage = storage(random);
+        storage.interruptions = random.usize(1..200);
+        let bytes = storage.bytes.clone();
+        for (name, reader) in readers(storage, random) {
+            let outcome = read(&*reader, 0..bytes.len(), random);
+            assert!(outcome.result.is_ok(), "{name}: {:?}", outcome.result);
+            assert!(outcome.memory == bytes, "{name}");
+        }
+    });
+}
+
+#[test]
+fn reads_that_bring_next_to_nothing_get_there() {
+    with_seeds(|random| {
+        let mut storage = storage(random);
+        storage.bytes.truncate(5 * PAGE);
+        storage.most = random.usize(1..20);
+        let bytes = storage.bytes.clone();
+        for (name, reader) in readers(storage, random) {
+            let outcome = read(&*reader, 0..bytes.len(), random);
+            assert!(outcome.result.is_ok(), "{name}: {:?}", outcome.result);
+            assert!(outcome.memory == bytes, "{name}");
+            let told: u64 = outcome.told.iter().map(|&(_, bytes)| bytes).sum();
+            assert_eq!(told, bytes.len() as u64, "{name}");
+        }
+    });
+}
+
+#[test]
+fn a_file_system_without_reads_that_do_not_wait_is_read_otherwise() {
+    with_seeds(|random| {
+        let refusals = [Errno::AGAIN, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL];
+        let mut storage = storage(random);
+        storage.refuses_nowait = random.choice(refusals);
+        let bytes = storage.bytes.clone();
+        for (name, reader) in readers(storage, random) {
+            for _ in 0..4 {
+                let range = range(random, bytes.len());
+                let outcome = read(&*reader, range.clone(), random);
+                assert!(outcome.result.is_ok(), "{name}: {:?}", outcome.result);
+                assert!(outcome.memory == bytes[range], "{name}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_file_system_that_stops_reading_past_the_page_cache_is_read_through_it() {
+    with_seeds(|random| {
+        let mut storage = storage(random);
+        storage.refuses_direct = false;
+        storage.refuses_direct_after = random.usize(..4);
+        storage.cached.fill(false);
+        storage.tells_what_is_cached = true;
+        storage.most = random.usize(PAGE..1 << 20);
+        let (bytes, after) = (storage.bytes.clone(), storage.refuses_direct_after);
+        let storage = Arc::new(storage);
+        for (name, reader) in readers_of(&storage, random) {
+            storage.calls.direct.store(0, Relaxed);
+            for _ in 0..4 {
+                let range = range(random, bytes.len());
+                let outcome = read(&*reader, range.clone(), random);
+                assert!(outcome.result.is_ok(), "{name}: {:?}", outcome.result);
+                assert!(outcome.memory == bytes[range.clone()], "{name}");
+                let told: u64 = outcome.told.iter().map(|&(_, bytes)| bytes).sum();
+                assert_eq!(told, range.len() as u64, "{name}");
+            }
+            let tried = storage.calls.direct.load(Relaxed);
+            assert!(tried <= after + 1, "{name}: a refusal is believed, {tried}");
+        }
+    });
+}
+
+/// A disk that is unplugged, a server that goes away: every read from then on is an error, and the reader is fit for use if they return.
+#[test]
+fn a_disk_that_vanishes_is_an_error_until_it_is_back() {
+    with_seeds(|random| {
+        let errno = random.choice(ERRORS).expect("not empty");
+        let mut storage = storage(random);
+        let after = random.usize(..6);
+        storage.vanishes = Some((after, errno));
+        storage.most = storage.bytes.len().div_ceil(8);
+        let bytes = storage.bytes.clone();
+        let storage = Arc::new(storage);
+        for (name, reader) in readers_of(&storage, random) {
+            storage.calls.all.store(0, Relaxed);
+            let outcome = read(&*reader, 0..bytes.len(), random);
+            if storage.calls.all.load(Relaxed) <= after {
+                assert!(outcome.memory == bytes, "{name}: it vanished too late");
+            } else {
+                assert_failed(name, &outcome, errno, &bytes);
+            }
+            storage.calls.all.store(after, Relaxed);
+            let outcome = read(&*reader, 0..bytes.len(), random);
+            assert_eq!(assert_failed(name, &outcome, errno, &bytes), 0);
+        }
+        let whole = Storage {
+            vanishes: None,
+            calls: Calls::default(),
+            ..Arc::try_unwrap(storage).unwrap_or_else(|_| unreachable!("the readers are gone"))
+        };
+        for (name, reader) in readers(whole, random) {
+            let outcome = read(&*reader, 0..bytes.len(), random);
+            assert!(outcome.memory == bytes, "{name}");
         }
     });
 }

@@ -72,7 +72,7 @@ impl<F: RawFile> Direct<F> {
         })
     }
 
-    /// Reads until `target` is full or the system gives no more; returns the bytes that came.
+    /// Reads until `target` is full or the system gives no more, `NOMEM` if it gives no memory for staging; returns the bytes that came.
     pub(super) fn read(
         &self,
         offset: u64,
@@ -85,8 +85,15 @@ impl<F: RawFile> Direct<F> {
             let read = match self.in_place(offset + done, target) {
                 Some(piece) => retried(|| self.file.read(piece, offset + done)),
                 None => {
-                    let buffer = buffer.get_or_insert_with(|| staging.get(STAGING_BYTES));
-                    self.read_staged(offset + done, target, &mut buffer[..STAGED_BYTES])
+                    if buffer.is_none() {
+                        buffer = staging.try_get(STAGING_BYTES).ok();
+                    }
+                    match &mut buffer {
+                        Some(buffer) => {
+                            self.read_staged(offset + done, target, &mut buffer[..STAGED_BYTES])
+                        }
+                        None => Err(Errno::NOMEM),
+                    }
                 }
             };
             match read {

@@ -59,6 +59,8 @@ impl<F: RawFile> Reader for Uncached<F> {
                 End::Error(errno) if direct::is_refusal(errno) => {
                     self.is_refused.store(true, Relaxed);
                 }
+                // Reading through the page cache takes no memory for staging.
+                End::Error(Errno::NOMEM) => {}
                 end => return end.result(bytes),
             }
         }

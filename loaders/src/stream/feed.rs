@@ -4,13 +4,11 @@
 //! and ends if not, and whoever gives bytes back (a consumer that drops a tensor, on whatever thread) starts a job again. So a slow
 //! consumer blocks no worker, and several streams share one loader's threads.
 
-use std::any::Any;
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::mem;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -178,16 +176,8 @@ impl<W: Work> Feed<W> {
     fn run(self: Arc<Self>) {
         while let Some((work, permit)) = self.take_work() {
             self.start_job(); // the budget may admit another one beside this
-            let done = catch_unwind(AssertUnwindSafe(|| work.carry_out(&self, permit)));
-            let failure = match done {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error),
-                Err(panic) => Some(Error::WorkerPanicked {
-                    message: panic_message(&*panic),
-                }),
-            };
-            if let Some(error) = failure {
-                self.deliver(Err(error));
+            if let Err(failure) = Error::catch(|| work.carry_out(&self, permit)) {
+                self.deliver(Err(failure));
                 self.cancel();
             }
             if WAITS.get() {
@@ -243,11 +233,9 @@ impl<W: Work> Feed<W> {
             cancelled: &self.cancelled,
         };
         let outer = WAITS.replace(true);
-        let filled = catch_unwind(AssertUnwindSafe(|| {
-            read::fill(&self.files, reads, slots, &watch)
-        }));
+        let filled = Error::catch(|| read::fill(&self.files, reads, slots, &watch));
         WAITS.set(outer);
-        filled.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        filled?;
         Ok(!self.cancelled.load(Relaxed))
     }
 
@@ -266,12 +254,8 @@ impl<W: Work> Feed<W> {
         permit: &mut Permit,
     ) -> Result<Charged, Error> {
         let mut permit = permit.split(self.loader.charge(bytes));
-        let memory = if self.loader.is_small(bytes) {
-            let start = Instant::now();
-            let buffer = SmallBuffer::new(bytes as usize);
-            if bytes > 0 {
-                self.meter.allocated(bytes as usize, start.elapsed());
-            }
+        let small = self.loader.is_small(bytes).then(|| self.small(bytes));
+        let memory = if let Some(buffer) = small.flatten() {
             Memory::Small(buffer)
         } else {
             // A recycled buffer may be an eighth larger, if the budget has room for that.
@@ -279,11 +263,22 @@ impl<W: Work> Feed<W> {
             let request = self.loader.request(bytes, slack.is_none());
             let buffer = self.loader.lease(request, &self.meter)?;
             if let Some(slack) = &mut slack {
-                permit.merge(slack.split((buffer.capacity() as u64).saturating_sub(permit.bytes)));
+                let excess = (buffer.capacity() as u64).saturating_sub(permit.bytes);
+                permit.merge(slack.split(excess.min(slack.bytes)));
             }
             Memory::Pooled(buffer)
         };
         Ok(self.charged(tensor, memory, permit))
+    }
+
+    /// Memory of the allocator; if that has none, the pool can say why, or has some.
+    fn small(&self, bytes: u64) -> Option<SmallBuffer> {
+        let start = Instant::now();
+        let buffer = SmallBuffer::new(bytes as usize)?;
+        if bytes > 0 {
+            self.meter.allocated(bytes as usize, start.elapsed());
+        }
+        Some(buffer)
     }
 
     /// A buffer of `bytes` for a part of a tensor, of the size that a new one has, and `permit` for it.
@@ -325,10 +320,15 @@ impl<W: Work> Feed<W> {
 
     /// Hands something to the consumers. If they are gone its memory goes back here.
     pub(super) fn deliver(&self, arrival: Result<W::Item, Error>) {
-        let arrivals = self.state.lock().arrivals.clone();
-        if let Some(arrivals) = arrivals {
-            let _ = arrivals.send(arrival);
-        }
+        let state = self.state.lock();
+        // Under the lock nothing is sent once the feed is cancelled.
+        let refused = match &state.arrivals {
+            Some(arrivals) => arrivals.send(arrival).map_err(|refused| refused.0),
+            None => Err(arrival),
+        };
+        // What gives back a part of the budget takes the lock.
+        drop(state);
+        drop(refused);
     }
 
     /// Ends the load: no further work is taken, no further read begins.
@@ -476,17 +476,20 @@ impl<W: Work> Consumer<W> {
         }
         let unchanged = self.feed.files.check_unchanged();
         self.finish(&mut end);
-        if unchanged.is_ok()
-            && let Some(report) = &end.report
-        {
-            self.feed.loader.observer.finished(report);
-        }
-        unchanged
+        unchanged?;
+        let report = end.report.clone().unwrap_or_default();
+        drop(end);
+        Error::catch(|| {
+            self.feed.loader.observer.finished(&report);
+            Ok(())
+        })
     }
 
     fn finish(&self, end: &mut End) {
         end.report.get_or_insert_with(|| self.feed.meter.report());
         self.feed.cancel();
+        // Of a feed that failed, what other threads have delivered meanwhile is dropped.
+        while self.arrivals.try_recv().is_ok() {}
     }
 }
 
@@ -504,12 +507,4 @@ impl<W: Work> Drop for Consumer<W> {
     fn drop(&mut self) {
         self.feed.cancel();
     }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    panic
-        .downcast_ref::<&str>()
-        .map(|message| (*message).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned())
 }

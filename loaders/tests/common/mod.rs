@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports)] // each test file uses a part
 
 mod random;
+mod way;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -16,13 +17,14 @@ use ckload_pool::BufferPool;
 use tempfile::TempDir;
 
 pub(crate) use random::{random_checkpoint, random_shard};
+pub(crate) use way::{WAYS, Way};
 pub(crate) use writer::{Escapes, Shard, Style, entry, header, safetensors_bytes};
 
 pub(crate) const KIB: usize = 1 << 10;
 pub(crate) const MIB: usize = 1 << 20;
 
 /// Far beyond what any test takes: only a hang lasts so long.
-const HANG: Duration = Duration::from_secs(120);
+pub(crate) const HANG: Duration = Duration::from_secs(120);
 
 /// A tensor as it was written: what a load has to bring back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +70,13 @@ impl Sample {
 
     pub(crate) fn open(&self) -> Checkpoint {
         Checkpoint::open(&self.path).expect("a valid checkpoint")
+    }
+
+    /// Makes the page cache drop the one file of the sample.
+    pub(crate) fn forget_cached(&self) {
+        let file = std::fs::File::open(&self.path).expect("it is there");
+        file.sync_all().expect("a disk that works");
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("an advice");
     }
 
     pub(crate) fn bytes(&self) -> u64 {

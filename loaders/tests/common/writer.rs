@@ -50,12 +50,12 @@ impl Shard {
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let data: Vec<u8> = self
+        let data: Vec<&[u8]> = self
             .tensors
             .iter()
-            .flat_map(|content| content.bytes.clone())
+            .map(|content| &content.bytes[..])
             .collect();
-        safetensors_bytes(self.header(), &data)
+        safetensors_bytes(self.header(), &data.concat())
     }
 
     fn header(&self) -> String {

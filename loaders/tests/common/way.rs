@@ -1,0 +1,71 @@
+//! The three ways of loading.
+
+use ckload_loaders::{Checkpoint, Error, Loader};
+
+use super::Sample;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Resident,
+    Stream,
+    Into,
+}
+
+pub(crate) const WAYS: [Way; 3] = [Way::Resident, Way::Stream, Way::Into];
+
+impl Way {
+    /// Loads everything, if that works.
+    pub(crate) fn load(self, loader: &Loader, checkpoint: &Checkpoint) -> Result<(), Error> {
+        match self {
+            Self::Resident => loader.load(checkpoint).map(drop),
+            Self::Stream => loader
+                .stream(checkpoint)?
+                .try_for_each(|tensor| tensor.map(drop)),
+            Self::Into => load_into(loader, checkpoint).map(drop),
+        }
+    }
+
+    /// Loads everything of `sample`, if that works, and compares each byte with what was written.
+    #[track_caller]
+    pub(crate) fn load_checked(
+        self,
+        loader: &Loader,
+        checkpoint: &Checkpoint,
+        sample: &Sample,
+    ) -> Result<(), Error> {
+        match self {
+            Self::Resident => sample.check_all(loader.load(checkpoint)?.tensors()),
+            Self::Stream => {
+                let mut missing = sample.tensors.len();
+                for tensor in loader.stream(checkpoint)? {
+                    sample.check(&tensor?);
+                    missing -= 1;
+                }
+                assert_eq!(missing, 0, "not loaded");
+            }
+            Self::Into => {
+                let memory = load_into(loader, checkpoint)?;
+                for (info, bytes) in checkpoint.tensors().iter().zip(memory) {
+                    let content = &sample.tensors[&info.name];
+                    assert!(bytes == content.bytes, "the bytes of {info:?} differ");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Loads each tensor into a vector of its own.
+fn load_into(loader: &Loader, checkpoint: &Checkpoint) -> Result<Vec<Vec<u8>>, Error> {
+    let infos = checkpoint.tensors();
+    let mut memory: Vec<Vec<u8>> = infos
+        .iter()
+        .map(|info| vec![0; info.bytes as usize])
+        .collect();
+    let names = infos.iter().map(|info| info.name.as_str());
+    loader.load_into(
+        checkpoint,
+        names.zip(memory.iter_mut().map(Vec::as_mut_slice)),
+    )?;
+    Ok(memory)
+}
