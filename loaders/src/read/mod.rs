@@ -40,7 +40,7 @@ use self::uncached::{Auto, Uncached};
 use crate::observer::{ReadDone, Source};
 use crate::plan::Read;
 use crate::source::open_regular;
-use crate::{Checkpoint, Error};
+use crate::{Checkpoint, Error, TensorInfo};
 
 /// How a load reads its files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -186,10 +186,38 @@ impl Files {
 
     /// Refuses what was loaded if a file changed since its header was read.
     pub(crate) fn check_unchanged(&self) -> Result<(), Error> {
-        let mut open = self.open.iter().enumerate();
-        open.try_for_each(|(number, open)| match open {
-            Some(open) => self.checkpoint.check_unchanged(number, &open.file),
-            None => Ok(()),
+        (0..self.open.len()).try_for_each(|number| self.check_unchanged_file(number))
+    }
+
+    /// As [`check_unchanged`](Self::check_unchanged), for a part of the tensors.
+    pub(crate) fn check_unchanged_under(&self, tensors: &[TensorInfo]) -> Result<(), Error> {
+        tensors
+            .chunk_by(|one, next| one.file == next.file)
+            .try_for_each(|neighbours| self.check_unchanged_file(neighbours[0].file))
+    }
+
+    fn check_unchanged_file(&self, number: usize) -> Result<(), Error> {
+        let Some(open) = &self.open[number] else {
+            return Ok(());
+        };
+        self.checkpoint
+            .check_unchanged(number, &open.file)
+            .map_err(|changed| self.cut_off(number, &open.file).unwrap_or(changed))
+    }
+
+    /// What a file that was truncated lacks first, if it lacks a tensor's bytes.
+    fn cut_off(&self, number: usize, file: &File) -> Option<Error> {
+        let end = file.metadata().ok()?.len();
+        let mut tensors = self.checkpoint.tensors().iter();
+        let lacking = |info: &&TensorInfo| {
+            info.file == number && info.bytes > 0 && info.offset + info.bytes > end
+        };
+        let info = tensors.find(lacking)?;
+        Some(Error::Read {
+            path: self.checkpoint.files()[number].path.clone(),
+            tensor: info.name.clone(),
+            range: end.max(info.offset)..info.offset + info.bytes,
+            source: Failed::ended_early(0).source,
         })
     }
 

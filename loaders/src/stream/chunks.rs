@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::slice;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -93,7 +94,8 @@ impl Work for Piece {
                         len,
                     }],
                 };
-                if feed.fill(&[read], vec![charged.as_slot()])? {
+                let slots = vec![charged.as_slot()];
+                if feed.fill(slice::from_ref(info), &[read], slots)? {
                     if offset + len == info.bytes {
                         feed.loaded(tensor);
                     }

@@ -23,7 +23,7 @@ use crate::memory::{Memory, SmallBuffer};
 use crate::plan::{Plan, Read};
 use crate::read::{self, Files, Slot, Watch};
 use crate::report::Meter;
-use crate::{Checkpoint, Error, Loader, Report};
+use crate::{Checkpoint, Error, Loader, Report, TensorInfo};
 
 /// Of the tensors that a consumer holds too long, an error names as many.
 const NAMED: usize = 5;
@@ -219,14 +219,19 @@ impl<W: Work> Feed<W> {
             .map(Charged::as_slot)
             .filter(|slot| !slot.memory.is_empty())
             .collect();
-        if !self.fill(plan.reads(), slots)? {
+        if !self.fill(tensors, plan.reads(), slots)? {
             return Ok(Vec::new());
         }
         Ok(memory.into_iter().map(Charged::into_bytes).collect())
     }
 
-    /// Carries out `reads`; `false` if some may have been left out, since the feed is cancelled.
-    pub(super) fn fill(&self, reads: &[Read], slots: Vec<Slot<'_>>) -> Result<bool, Error> {
+    /// Carries out `reads` of `tensors`; `false` if some may have been left out, since the feed is cancelled.
+    pub(super) fn fill(
+        &self,
+        tensors: &[TensorInfo],
+        reads: &[Read],
+        slots: Vec<Slot<'_>>,
+    ) -> Result<bool, Error> {
         let watch = Watch {
             meter: &self.meter,
             observer: &*self.loader.observer,
@@ -236,7 +241,12 @@ impl<W: Work> Feed<W> {
         let filled = Error::catch(|| read::fill(&self.files, reads, slots, &watch));
         WAITS.set(outer);
         filled?;
-        Ok(!self.cancelled.load(Relaxed))
+        if self.cancelled.load(Relaxed) {
+            return Ok(false);
+        }
+        // A read beside a change brings whatever bytes it meets, zeros where a file is being cut off, and no error.
+        self.files.check_unchanged_under(tensors)?;
+        Ok(true)
     }
 
     /// Tells that a tensor is there, whole.

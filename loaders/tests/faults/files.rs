@@ -119,19 +119,20 @@ fn a_file_that_may_not_be_read_any_more() {
 /// What is not a file cannot be read as one, and a pipe must not be waited for.
 #[test]
 fn something_else_in_the_file_s_place() {
-    let make: [(&str, fn(&Path)); 5] = [
+    type Make = fn(&Path);
+    let things: [(&str, Make); 5] = [
         ("pipe", |path| {
             mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR).expect("a pipe");
         }),
         ("folder", |path| fs::create_dir(path).expect("a folder")),
         ("socket", |path| {
-            drop(UnixListener::bind(path).expect("a socket"))
+            drop(UnixListener::bind(path).expect("a socket"));
         }),
         ("device", |path| symlink("/dev/zero", path).expect("a link")),
         ("loop", |path| symlink(path, path).expect("a link")),
     ];
     watched(move || {
-        for (what, make) in make {
+        for (what, make) in things {
             let replace = |path: &Path| {
                 fs::remove_file(path).expect("it is there");
                 make(path);
