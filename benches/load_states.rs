@@ -16,12 +16,12 @@ use std::hint::black_box;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ckload::synth::{self, Gpt2};
-use ckload::{BufferPool, Checkpoint, Io, Loader, usage};
+use ckload::{BufferPool, Checkpoint, Io, Loader, Observer, ReadDone, TensorInfo, usage};
 use io_uring::{IoUring, opcode, types};
 use memmap2::{Mmap, MmapMut};
 use rayon::prelude::*;
@@ -89,6 +89,28 @@ fn main() {
 
 /// What measures a state, by the word that asks for it.
 type State = (&'static str, fn(&Bench));
+
+/// An observer that counts, as a progress bar does.
+#[derive(Default)]
+struct Counter {
+    reads: AtomicU64,
+    bytes: AtomicU64,
+    nanoseconds: AtomicU64,
+    tensors: AtomicU64,
+}
+
+impl Observer for Counter {
+    fn read(&self, event: &ReadDone) {
+        self.reads.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(event.bytes, Relaxed);
+        let time = event.duration.as_nanos() as u64;
+        self.nanoseconds.fetch_add(time, Relaxed);
+    }
+
+    fn tensor(&self, _tensor: &TensorInfo) {
+        self.tensors.fetch_add(1, Relaxed);
+    }
+}
 
 /// A way of reading files without anything around it.
 #[derive(Clone, Copy, Debug)]
@@ -200,6 +222,8 @@ impl Bench {
         for (key, io) in [('b', Io::Buffered), ('d', Io::Direct), ('m', Io::Mmap)] {
             rows.push(self.resident(key, io_name(io), Loader::new().io(io), || {}));
         }
+        let observed = Loader::new().observer(Arc::new(Counter::default()));
+        rows.push(self.resident('o', "observed", observed, || {}));
         rows.extend(self.ring_row('u', limit, || {}));
         let within = |of, factor| Goal::Within {
             row: 'a',
@@ -211,6 +235,11 @@ impl Bench {
             within('b', 1.03),
             within('d', 1.03),
             within('m', 1.03),
+            Goal::Within {
+                row: 'o',
+                of: 'a',
+                factor: 1.01,
+            },
         ];
         self.compare("File cached, pool warm, resident", rows, &goals);
     }
@@ -524,6 +553,7 @@ impl Bench {
         let path = self.path.clone();
         let text = match name {
             "auto" => "ckload, resident, auto",
+            "observed" => "ckload, resident, auto, with an observer of every read",
             "buffered" => "ckload, resident, buffered",
             "direct" => "ckload, resident, direct",
             _ => "ckload, resident, mmap",
