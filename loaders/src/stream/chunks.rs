@@ -70,10 +70,14 @@ impl Work for Piece {
         match self {
             Self::Whole { tensors, .. } => {
                 let bytes = feed.read_tensors(tensors.clone(), permit)?;
-                for (tensor, bytes) in tensors.zip(bytes) {
-                    feed.loaded(tensor);
-                    feed.deliver(Ok(chunk(tensor, 0, bytes)));
-                }
+                let chunks: Vec<_> = tensors
+                    .zip(bytes)
+                    .map(|(tensor, bytes)| {
+                        feed.loaded(tensor);
+                        Ok(chunk(tensor, 0, bytes))
+                    })
+                    .collect();
+                feed.deliver_all(chunks);
             }
             Self::Part {
                 tensor,

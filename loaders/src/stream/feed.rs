@@ -16,7 +16,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use bytesize::ByteSize;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rayon::ThreadPool;
 
 use crate::memory::{Memory, SmallBuffer};
@@ -136,19 +136,17 @@ impl Charged {
 
 impl<W: Work> Account for Feed<W> {
     fn give_back(self: Arc<Self>, bytes: u64, tensor: Option<usize>) {
+        let mut state = self.state.lock();
+        state.available += bytes;
+        if let Some(tensor) = tensor
+            && let Some(parts) = state.holders.get_mut(&tensor)
         {
-            let mut state = self.state.lock();
-            state.available += bytes;
-            if let Some(tensor) = tensor
-                && let Some(parts) = state.holders.get_mut(&tensor)
-            {
-                *parts -= 1;
-                if *parts == 0 {
-                    state.holders.remove(&tensor);
-                }
+            *parts -= 1;
+            if *parts == 0 {
+                state.holders.remove(&tensor);
             }
         }
-        self.start_job();
+        self.start_job_with(state);
     }
 }
 
@@ -160,14 +158,16 @@ thread_local! {
 impl<W: Work> Feed<W> {
     /// Starts a job if there is a thread for it and the budget admits the next piece of work.
     fn start_job(self: &Arc<Self>) {
-        {
-            let mut state = self.state.lock();
-            if state.jobs >= self.files.wanted_threads() || !state.admits_next() {
-                return;
-            }
-            state.jobs += 1;
-            self.meter.reading(state.jobs);
+        self.start_job_with(self.state.lock());
+    }
+
+    fn start_job_with(self: &Arc<Self>, mut state: MutexGuard<'_, State<W>>) {
+        if state.jobs >= self.files.wanted_threads() || !state.admits_next() {
+            return;
         }
+        state.jobs += 1;
+        self.meter.reading(state.jobs);
+        drop(state);
         let feed = Arc::clone(self);
         self.workers.spawn(move || feed.run());
     }
@@ -330,12 +330,20 @@ impl<W: Work> Feed<W> {
 
     /// Hands something to the consumers. If they are gone its memory goes back here.
     pub(super) fn deliver(&self, arrival: Result<W::Item, Error>) {
+        self.deliver_all([arrival]);
+    }
+
+    /// The same, of several things.
+    pub(super) fn deliver_all(&self, arrivals: impl IntoIterator<Item = Result<W::Item, Error>>) {
         let state = self.state.lock();
         // Under the lock nothing is sent once the feed is cancelled.
-        let refused = match &state.arrivals {
-            Some(arrivals) => arrivals.send(arrival).map_err(|refused| refused.0),
-            None => Err(arrival),
-        };
+        let refused: Vec<_> = arrivals
+            .into_iter()
+            .filter_map(|arrival| match &state.arrivals {
+                Some(sender) => sender.send(arrival).err().map(|refused| refused.0),
+                None => Some(arrival),
+            })
+            .collect();
         // What gives back a part of the budget takes the lock.
         drop(state);
         drop(refused);

@@ -75,10 +75,15 @@ impl Work for Batch {
 
     fn carry_out(self, feed: &Arc<Feed<Self>>, permit: Permit) -> Result<(), Error> {
         let bytes = feed.read_tensors(self.tensors.clone(), permit)?;
-        for (index, bytes) in self.tensors.zip(bytes) {
-            feed.loaded(index);
-            feed.deliver(Ok(Tensor::new(&feed.checkpoint, index, bytes)));
-        }
+        let tensors: Vec<_> = self
+            .tensors
+            .zip(bytes)
+            .map(|(index, bytes)| {
+                feed.loaded(index);
+                Ok(Tensor::new(&feed.checkpoint, index, bytes))
+            })
+            .collect();
+        feed.deliver_all(tensors);
         Ok(())
     }
 }
