@@ -532,7 +532,7 @@ impl Loader {
 
     /// The bytes that a load takes of the pool; refuses at once what could only fail after a long wait.
     fn check_capacity(&self, plan: &Plan) -> Result<usize, Error> {
-        let needed = self.capacity_of(plan);
+        let needed = self.capacity_of(plan.slots());
         match self.pool.max_bytes() {
             Some(max_bytes) if needed > max_bytes => Err(Error::PoolTooSmall {
                 needed: needed as u64,
@@ -564,10 +564,10 @@ impl Loader {
         }
     }
 
-    /// What the slots of `plan` take of the pool, in bytes.
-    fn capacity_of(&self, plan: &Plan) -> usize {
-        let sizes = plan.slots().iter();
-        sizes
+    /// What `slots` take of the pool, in bytes.
+    fn capacity_of(&self, slots: &[u64]) -> usize {
+        slots
+            .iter()
             .map(|&bytes| self.pool.capacity_for(bytes as usize))
             .fold(0, usize::saturating_add)
     }
@@ -575,16 +575,22 @@ impl Loader {
     /// How a resident load's blocks of memory are made; half of what the pool keeps is left to others.
     fn slot_rule(&self, checkpoint: &Checkpoint) -> SlotRule {
         let kept = self.pool.max_idle_buffers() as u64 / 2;
-        let rule = SlotRule {
+        let plain = SlotRule {
             bytes: plan::slot_bytes(checkpoint.bytes(), kept),
-            in_step: true,
+            in_step: false,
         };
-        let fits = self.pool.max_bytes().is_none_or(|max_bytes| {
-            self.capacity_of(&Plan::packed(checkpoint.tensors(), rule, u64::MAX)) <= max_bytes
-        });
-        SlotRule {
-            in_step: fits,
-            ..rule
+        let in_step = SlotRule {
+            in_step: true,
+            ..plain
+        };
+        let capacity = |rule| self.capacity_of(&plan::packed_slots(checkpoint.tensors(), rule));
+        // A few bytes more can cost a huge page more.
+        let (least, wanted) = (capacity(plain), capacity(in_step));
+        let most = least.saturating_add(least / 64);
+        if wanted <= most.min(self.pool.max_bytes().unwrap_or(usize::MAX)) {
+            in_step
+        } else {
+            plain
         }
     }
 

@@ -152,6 +152,13 @@ impl Plan {
     }
 }
 
+/// The sizes in bytes of the slots that `tensors` are packed into.
+pub(crate) fn packed_slots(tensors: &[TensorInfo], rule: SlotRule) -> Vec<u64> {
+    let mut slots = Vec::new();
+    pack(tensors, 0..tensors.len(), rule, &mut slots);
+    slots
+}
+
 /// Packs some `tensors`, whose numbers rise, into new slots; adds these to `slots`.
 pub(crate) fn pack(
     tensors: &[TensorInfo],
