@@ -1,18 +1,22 @@
 //! A checkpoint that was opened: its headers are read, its tensors are known, none is loaded.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
+use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use serde::Serialize;
 
-use crate::format::{Format, safetensors};
+use crate::format::{self, Format};
 use crate::read::is_remote;
 use crate::source::{self, Source};
-use crate::{Dtype, Error, Select};
+use crate::stored::{ByteOrder, Stored};
+use crate::{Dtype, Error, MetadataValue, Select};
 
 /// A file of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -38,8 +42,33 @@ pub struct TensorInfo {
     pub bytes: u64,
     /// The file that holds it, as an index into [`Checkpoint::files`].
     pub file: usize,
-    /// Its first byte, from the start of the file.
+    /// Its first byte, from the start of the file; of a compressed tensor the first byte of what is compressed.
     pub offset: u64,
+    /// In which order the bytes of an element lie.
+    pub byte_order: ByteOrder,
+    pub(crate) stored: Stored,
+}
+
+impl TensorInfo {
+    /// A tensor whose elements lie in its file one behind the other, little-endian, in the checkpoint's first file.
+    pub(crate) fn in_place(
+        name: String,
+        dtype: Dtype,
+        shape: Vec<u64>,
+        bytes: u64,
+        offset: u64,
+    ) -> Self {
+        Self {
+            name,
+            dtype,
+            shape,
+            bytes,
+            file: 0,
+            offset,
+            byte_order: ByteOrder::Little,
+            stored: Stored::InPlace,
+        }
+    }
 }
 
 /// A checkpoint whose headers were read; cheap to clone.
@@ -70,7 +99,7 @@ struct Opened {
     identities: Vec<Identity>,
     /// Whether a file is on a network file system.
     is_remote: bool,
-    metadata: BTreeMap<String, String>,
+    metadata: BTreeMap<String, MetadataValue>,
     open_time: Duration,
 }
 
@@ -78,13 +107,39 @@ struct Opened {
 #[derive(Debug, Default)]
 struct Tensors {
     infos: Vec<TensorInfo>,
-    by_name: HashMap<String, usize>,
+    /// Numbers in `infos`, by the hash of the name: a checkpoint can have so many tensors that their names are not to be there twice.
+    by_name: HashTable<u32>,
+    hasher: RandomState,
 }
 
 impl Tensors {
-    fn push(&mut self, info: TensorInfo) {
-        self.by_name.insert(info.name.clone(), self.infos.len());
-        self.infos.push(info);
+    /// Adds a tensor; gives it back, and the number of the one that has its name, if there is one.
+    fn push(&mut self, info: TensorInfo) -> Result<(), (usize, TensorInfo)> {
+        let Self {
+            infos,
+            by_name,
+            hasher,
+        } = self;
+        let name_of = |&number: &u32| &infos[number as usize].name;
+        let slot = by_name.entry(
+            hasher.hash_one(&info.name),
+            |number| *name_of(number) == info.name,
+            |number| hasher.hash_one(name_of(number)),
+        );
+        match slot {
+            Entry::Occupied(first) => Err((*first.get() as usize, info)),
+            Entry::Vacant(slot) => {
+                slot.insert(infos.len() as u32);
+                infos.push(info);
+                Ok(())
+            }
+        }
+    }
+
+    fn position(&self, name: &str) -> Option<usize> {
+        let has_name = |&number: &u32| self.infos[number as usize].name == name;
+        let number = self.by_name.find(self.hasher.hash_one(name), has_name)?;
+        Some(*number as usize)
     }
 }
 
@@ -116,35 +171,31 @@ impl Checkpoint {
                 .as_ref()
                 .map(|(_, index)| index.shards[number].0.as_str());
             let (file, metadata) = source::open_regular(&path)?;
-            let header = safetensors::read_header(&path, &file, metadata.len())?;
+            let header = format::read_header(&path, &file, metadata.len())?;
+            if number == 0 {
+                opened.format = header.format;
+            }
             for (key, value) in header.metadata {
                 opened.metadata.entry(key).or_insert(value);
             }
-            for described in header.tensors {
+            for mut info in header.tensors {
                 if let (Some((_, index)), Some(shard)) = (&index, shard)
                     && index
                         .weight_map
-                        .get(&described.name)
+                        .get(&info.name)
                         .is_some_and(|owner| owner != shard)
                 {
                     continue; // the index takes this tensor from another file
                 }
-                if let Some(&first) = tensors.by_name.get(&described.name) {
+                info.file = number;
+                if let Err((first, info)) = tensors.push(info) {
                     let first = &opened.files[tensors.infos[first].file];
                     return Err(Error::DuplicateTensor {
                         path,
                         first: first.path.clone(),
-                        tensor: described.name,
+                        tensor: info.name,
                     });
                 }
-                tensors.push(TensorInfo {
-                    name: described.name,
-                    dtype: described.dtype,
-                    shape: described.shape,
-                    bytes: described.bytes,
-                    file: number,
-                    offset: described.offset,
-                });
             }
             opened.identities.push(Identity::of(&metadata));
             opened.is_remote |= is_remote(&file);
@@ -157,7 +208,7 @@ impl Checkpoint {
             && let Some((tensor, shard)) = index
                 .weight_map
                 .iter()
-                .find(|(name, _)| !tensors.by_name.contains_key(*name))
+                .find(|(name, _)| tensors.position(name).is_none())
         {
             return Err(Error::NotInShard {
                 path,
@@ -204,7 +255,7 @@ impl Checkpoint {
 
     /// The free-form metadata of the files' headers; where several files have a key, the first one's value.
     #[must_use]
-    pub fn metadata(&self) -> &BTreeMap<String, String> {
+    pub fn metadata(&self) -> &BTreeMap<String, MetadataValue> {
         &self.opened.metadata
     }
 
@@ -235,7 +286,8 @@ impl Checkpoint {
     pub(crate) fn only(&self, admitted: impl Fn(&TensorInfo) -> bool) -> Self {
         let mut tensors = Tensors::default();
         for info in self.tensors().iter().filter(|info| admitted(info)) {
-            tensors.push(info.clone());
+            let added = tensors.push(info.clone());
+            debug_assert!(added.is_ok(), "names were unique before");
         }
         Self {
             opened: Arc::clone(&self.opened),
@@ -245,7 +297,7 @@ impl Checkpoint {
 
     /// Where `name` is in [`Checkpoint::tensors`].
     pub(crate) fn position(&self, name: &str) -> Option<usize> {
-        self.tensors.by_name.get(name).copied()
+        self.tensors.position(name)
     }
 
     /// Refuses `file`, opened for number `number` of the files, if it is not the one whose header was read.

@@ -4,11 +4,15 @@ use std::fmt;
 
 use safetensors::Dtype as Published;
 
+/// No element wants more than this, in bytes: the largest are complex numbers of two `F64`.
+const MAX_ALIGNMENT: u64 = 8;
+
 /// The type of a tensor's elements.
 ///
-/// The names are those of the safetensors format, version 0.8 of its reference implementation.
+/// The names are those of the safetensors format, version 0.8 of its reference implementation; what that lacks has the name that its own
+/// format gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(non_camel_case_types)] // the names are the file format's
+#[allow(non_camel_case_types)] // the names are the file formats'
 #[non_exhaustive]
 pub enum Dtype {
     /// Boolean, one byte each.
@@ -55,53 +59,114 @@ pub enum Dtype {
     I64,
     /// Unsigned 64-bit integer.
     U64,
+    /// Complex number of two `F16` (PyTorch's `complex32`).
+    C32,
+    /// Complex number of two `F64` (PyTorch's and NumPy's `complex128`).
+    C128,
+}
+
+/// How elements are packed: so many of them take so many bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Block {
+    /// Elements of one block; 1 for all types but packed and quantised ones.
+    pub elements: u64,
+    /// Bytes of one block.
+    pub bytes: u64,
 }
 
 impl Dtype {
-    /// The size of one element in bits; not a multiple of 8 for the packed floats.
-    #[must_use]
-    pub fn bits(self) -> u64 {
-        Published::from(self).bitsize() as u64
-    }
-
     /// The alignment in bytes that a slice of such elements needs in memory; 1 for packed elements.
     ///
     /// Always a power of two, at most 8.
     #[must_use]
     pub fn alignment(self) -> u64 {
-        match self.bits() {
-            bits if bits.is_multiple_of(8) => bits / 8,
+        match self.block() {
+            Block { elements: 1, bytes } => bytes.min(MAX_ALIGNMENT),
             _ => 1,
         }
     }
 
-    /// The bytes that `shape` takes, or `None` if the count overflows or does not end on a whole byte.
+    /// The bytes that `shape` takes, or `None` if the count overflows or does not end with a whole block.
     pub(crate) fn bytes_of(self, shape: &[u64]) -> Option<u64> {
         let elements = shape
             .iter()
             .try_fold(1u64, |product, &dim| product.checked_mul(dim))?;
-        let bits = elements.checked_mul(self.bits())?;
-        bits.is_multiple_of(8).then_some(bits / 8)
+        let block = self.block();
+        let blocks = elements / block.elements;
+        elements
+            .is_multiple_of(block.elements)
+            .then(|| blocks.checked_mul(block.bytes))?
     }
 }
 
 impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&Published::from(*self), f)
+        f.pad(self.name())
     }
 }
 
-macro_rules! same_names {
-    ($($name:ident),+ $(,)?) => {
-        impl From<Dtype> for Published {
-            fn from(dtype: Dtype) -> Self {
-                match dtype { $(Dtype::$name => Self::$name),+ }
-            }
-        }
-
+macro_rules! dtypes {
+    ($($name:ident $elements:literal / $bytes:literal),+ $(,)?) => {
         impl Dtype {
             /// Every element type.
             pub const ALL: [Self; [$(stringify!($name)),+].len()] = [$(Self::$name),+];
+
+            /// The name, as the file format has it.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name)),+ }
+            }
+
+            /// How elements are packed.
+            #[must_use]
+            pub fn block(self) -> Block {
+                let (elements, bytes) = match self { $(Self::$name => ($elements, $bytes)),+ };
+                Block { elements, bytes }
+            }
+        }
+    };
+}
+
+// Elements of a block / its bytes.
+dtypes!(
+    BOOL 1 / 1,
+    F4 2 / 1,
+    F6_E2M3 4 / 3,
+    F6_E3M2 4 / 3,
+    U8 1 / 1,
+    I8 1 / 1,
+    F8_E5M2 1 / 1,
+    F8_E4M3 1 / 1,
+    F8_E8M0 1 / 1,
+    F8_E4M3FNUZ 1 / 1,
+    F8_E5M2FNUZ 1 / 1,
+    I16 1 / 2,
+    U16 1 / 2,
+    F16 1 / 2,
+    BF16 1 / 2,
+    I32 1 / 4,
+    U32 1 / 4,
+    F32 1 / 4,
+    C64 1 / 8,
+    F64 1 / 8,
+    I64 1 / 8,
+    U64 1 / 8,
+    C32 1 / 4,
+    C128 1 / 16,
+);
+
+macro_rules! published {
+    ($($name:ident),+ $(,)?) => {
+        impl Dtype {
+            /// The same type in the terms of the safetensors crate; `None` for one that a safetensors file cannot hold.
+            #[must_use]
+            pub fn to_safetensors(self) -> Option<Published> {
+                match self {
+                    $(Self::$name => Some(Published::$name),)+
+                    _ => None,
+                }
+            }
 
             /// The same type in our terms; `None` for one that the format has gained since.
             pub(crate) fn from_published(dtype: Published) -> Option<Self> {
@@ -115,7 +180,7 @@ macro_rules! same_names {
     };
 }
 
-same_names!(
+published!(
     BOOL,
     F4,
     F6_E2M3,
@@ -166,8 +231,10 @@ elements!(
     i32 => I32,
     u32 => U32,
     f32 => F32,
+    [half::f16; 2] => C32,
     [f32; 2] => C64,
     f64 => F64,
+    [f64; 2] => C128,
     i64 => I64,
     u64 => U64,
 );
@@ -178,10 +245,21 @@ mod tests {
 
     #[test]
     fn every_name_is_the_one_in_the_file_format() {
+        let mut published_types = 0;
         for dtype in Dtype::ALL {
-            let published: Published =
+            let Some(published) = dtype.to_safetensors() else {
+                continue;
+            };
+            published_types += 1;
+            let named: Published =
                 serde_json::from_str(&format!("\"{dtype}\"")).expect("a name of the format");
+            assert_eq!(named, published);
             assert_eq!(Dtype::from_published(published), Some(dtype));
+            let block = dtype.block();
+            assert_eq!(published.bitsize() as u64 * block.elements, 8 * block.bytes);
+        }
+        assert_eq!(published_types, 22);
+        for dtype in Dtype::ALL {
             assert_eq!(format!("{dtype:?}"), dtype.to_string());
         }
     }
@@ -204,5 +282,6 @@ mod tests {
         }
         assert_eq!(Dtype::F6_E2M3.alignment(), 1);
         assert_eq!(Dtype::C64.alignment(), 8);
+        assert_eq!(Dtype::C128.alignment(), 8);
     }
 }

@@ -278,6 +278,17 @@ pub enum Error {
         requested: &'static str,
     },
 
+    /// A tensor's elements were asked for whose bytes are not in this machine's order.
+    #[error(
+        "the elements of the tensor {tensor:?} are {byte_order} in its file, and nothing is converted: take its bytes and swap them"
+    )]
+    ForeignByteOrder {
+        /// The tensor's name.
+        tensor: String,
+        /// The order of its bytes.
+        byte_order: crate::ByteOrder,
+    },
+
     /// A pattern is not a valid glob.
     #[error("{pattern:?} is not a valid glob: {source}")]
     Pattern {
@@ -329,6 +340,7 @@ impl Error {
             Self::NamedTwice { .. } => "named_twice",
             Self::Target { .. } => "target",
             Self::WrongDtype { .. } => "wrong_dtype",
+            Self::ForeignByteOrder { .. } => "foreign_byte_order",
             Self::Pattern { .. } => "pattern",
             Self::Threads { .. } => "threads",
             Self::WorkerPanicked { .. } => "worker_panicked",

@@ -340,14 +340,8 @@ mod tests {
             .into_iter()
             .enumerate()
             .map(|(number, bytes)| {
-                let info = TensorInfo {
-                    name: number.to_string(),
-                    dtype: Dtype::U8,
-                    shape: vec![bytes],
-                    bytes,
-                    file: 0,
-                    offset,
-                };
+                let (name, shape) = (number.to_string(), vec![bytes]);
+                let info = TensorInfo::in_place(name, Dtype::U8, shape, bytes, offset);
                 offset += bytes;
                 info
             })

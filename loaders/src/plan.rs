@@ -298,14 +298,8 @@ mod tests {
             .enumerate()
             .map(|(number, &(dtype, elements))| {
                 let bytes = dtype.bytes_of(&[elements]).expect("whole bytes");
-                let info = TensorInfo {
-                    name: number.to_string(),
-                    dtype,
-                    shape: vec![elements],
-                    bytes,
-                    file: 0,
-                    offset,
-                };
+                let (name, shape) = (number.to_string(), vec![elements]);
+                let info = TensorInfo::in_place(name, dtype, shape, bytes, offset);
                 offset += bytes;
                 info
             })

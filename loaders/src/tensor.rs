@@ -5,12 +5,12 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::{Checkpoint, Dtype, Element, Error, TensorInfo};
+use crate::{ByteOrder, Checkpoint, Dtype, Element, Error, TensorInfo};
 
 /// A tensor in memory: what the checkpoint says of it, and its bytes.
 ///
-/// Cloning is cheap and shares the bytes. They are aligned for the dtype, and little-endian as in the file. Dropping the last tensor of
-/// a buffer gives the buffer back to its pool.
+/// Cloning is cheap and shares the bytes. They are aligned for the dtype, and in the file's [byte order](TensorInfo::byte_order), which is
+/// little-endian but for rare files. Dropping the last tensor of a buffer gives the buffer back to its pool.
 #[derive(Clone)]
 pub struct Tensor {
     checkpoint: Checkpoint,
@@ -77,13 +77,19 @@ impl Tensor {
     ///
     /// # Errors
     ///
-    /// `T` is not the type of its elements; see [`Element`].
+    /// `T` is not the type of its elements; see [`Element`]. The bytes are in another order than this machine's.
     pub fn as_slice<T: Element>(&self) -> Result<&[T], Error> {
         if !T::DTYPES.contains(&self.dtype()) {
             return Err(Error::WrongDtype {
                 tensor: self.name().to_owned(),
                 dtype: self.dtype(),
                 requested: type_name::<T>(),
+            });
+        }
+        if size_of::<T>() > 1 && self.info().byte_order != ByteOrder::NATIVE {
+            return Err(Error::ForeignByteOrder {
+                tensor: self.name().to_owned(),
+                byte_order: self.info().byte_order,
             });
         }
         if self.bytes.is_empty() {

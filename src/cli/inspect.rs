@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
-use ckload::{Checkpoint, FileInfo, TensorInfo};
+use ckload::{Checkpoint, FileInfo, MetadataValue, TensorInfo};
 use serde::Serialize;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -22,7 +22,7 @@ struct Inspection<'a> {
     path: Cow<'a, str>,
     format: String,
     files: Vec<FileEntry<'a>>,
-    metadata: &'a BTreeMap<String, String>,
+    metadata: &'a BTreeMap<String, MetadataValue>,
     tensors: Vec<TensorEntry<'a>>,
 }
 
@@ -110,7 +110,7 @@ fn write_text(out: &mut impl Write, checkpoint: &Checkpoint, columns: usize) -> 
             out,
             "metadata: {} = {}",
             style::escape(key),
-            style::escape(value)
+            style::escape(&value.to_string())
         )?;
     }
     if checkpoint.files().len() > 1 {

@@ -4,7 +4,26 @@ pub(crate) mod index;
 pub(crate) mod safetensors;
 mod sniff;
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::path::Path;
+
+use crate::{Error, MetadataValue, TensorInfo};
+
+/// What the header of a file says, checked against the file's size.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Header {
+    pub(crate) format: Format,
+    /// In the order of their bytes; all of file number 0.
+    pub(crate) tensors: Vec<TensorInfo>,
+    pub(crate) metadata: BTreeMap<String, MetadataValue>,
+}
+
+/// Reads the header of `file`, which has `file_bytes` bytes, in the format that its first bytes are of; `path` is for the errors.
+pub(crate) fn read_header(path: &Path, file: &File, file_bytes: u64) -> Result<Header, Error> {
+    safetensors::read_header(path, file, file_bytes)
+}
 
 /// The format of a checkpoint's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

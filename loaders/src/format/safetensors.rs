@@ -14,7 +14,8 @@ use safetensors::tensor::TensorInfo as Entry;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::sniff::{SNIFF_BYTES, name_impostor};
-use crate::{Dtype, Error};
+use super::{Format, Header};
+use crate::{Dtype, Error, TensorInfo};
 
 /// The largest header, in bytes, that the format allows.
 pub(crate) const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -23,24 +24,6 @@ pub(crate) const MAX_HEADER_BYTES: u64 = 100_000_000;
 const LENGTH_BYTES: u64 = 8;
 
 const METADATA_KEY: &str = "__metadata__";
-
-/// One tensor of a file: what the header says, checked.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Described {
-    pub(crate) name: String,
-    pub(crate) dtype: Dtype,
-    pub(crate) shape: Vec<u64>,
-    /// The first byte, from the start of the file.
-    pub(crate) offset: u64,
-    pub(crate) bytes: u64,
-}
-
-/// A file's header: its tensors in the order of their bytes, and its metadata.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Header {
-    pub(crate) tensors: Vec<Described>,
-    pub(crate) metadata: BTreeMap<String, String>,
-}
 
 /// Reads and checks the header of `file`, which has `file_bytes` bytes; `path` is for the errors.
 pub(crate) fn read_header(path: &Path, file: &File, file_bytes: u64) -> Result<Header, Error> {
@@ -127,9 +110,11 @@ fn parse_file(path: &Path, file: &File, file_bytes: u64) -> Result<Header, Error
             found: file_bytes,
         });
     }
+    let metadata = listing.metadata.into_iter();
     Ok(Header {
+        format: Format::Safetensors,
         tensors,
-        metadata: listing.metadata,
+        metadata: metadata.map(|(key, text)| (key, text.into())).collect(),
     })
 }
 
@@ -139,10 +124,10 @@ fn parse_file(path: &Path, file: &File, file_bytes: u64) -> Result<Header, Error
 fn check(
     mut entries: Vec<(String, Entry)>,
     data_start: u64,
-) -> Result<(Vec<Described>, u64), (String, String)> {
+) -> Result<(Vec<TensorInfo>, u64), (String, String)> {
     entries.sort_by_key(|(_, entry)| entry.data_offsets);
     let mut covered = 0;
-    let mut tensors: Vec<Described> = Vec::with_capacity(entries.len());
+    let mut tensors: Vec<TensorInfo> = Vec::with_capacity(entries.len());
     for (name, entry) in entries {
         let (begin, end) = (entry.data_offsets.0 as u64, entry.data_offsets.1 as u64);
         let Some(bytes) = end.checked_sub(begin) else {
@@ -185,13 +170,7 @@ fn check(
             return Err((name, format!("its range {begin}..{end} overflows")));
         };
         covered = end;
-        tensors.push(Described {
-            name,
-            dtype,
-            shape,
-            offset,
-            bytes,
-        });
+        tensors.push(TensorInfo::in_place(name, dtype, shape, bytes, offset));
     }
     Ok((tensors, covered))
 }

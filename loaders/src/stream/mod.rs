@@ -233,14 +233,7 @@ mod tests {
     fn batches_follow_the_order_and_keep_to_their_size() {
         let infos: Vec<TensorInfo> = [60, 40, 500, 1, 1]
             .into_iter()
-            .map(|bytes| TensorInfo {
-                name: String::new(),
-                dtype: Dtype::U8,
-                shape: vec![bytes],
-                bytes,
-                file: 0,
-                offset: 8,
-            })
+            .map(|bytes| TensorInfo::in_place(String::new(), Dtype::U8, vec![bytes], bytes, 8))
             .collect();
         assert_eq!(batches(&infos, &[0, 1, 2, 3, 4], 100), [0..2, 2..3, 3..5]);
         assert_eq!(

@@ -12,7 +12,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ckload_loaders::{ByteSize, Checkpoint, Dtype, Error, Loader, Tensor};
+use ckload_loaders::{ByteSize, Checkpoint, Dtype, Error, Loader, MetadataValue, Tensor};
 use ckload_pool::BufferPool;
 use tempfile::TempDir;
 
@@ -25,6 +25,18 @@ pub(crate) const MIB: usize = 1 << 20;
 
 /// Far beyond what any test takes: only a hang lasts so long.
 pub(crate) const HANG: Duration = Duration::from_secs(120);
+
+/// The element types that a safetensors file can hold.
+pub(crate) fn safetensors_dtypes() -> Vec<Dtype> {
+    let held = |dtype: &Dtype| dtype.to_safetensors().is_some();
+    Dtype::ALL.into_iter().filter(held).collect()
+}
+
+/// The bits of one element.
+pub(crate) fn bits(dtype: Dtype) -> u64 {
+    let block = dtype.block();
+    8 * block.bytes / block.elements
+}
 
 /// A tensor as it was written: what a load has to bring back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +135,17 @@ pub(crate) fn by_name(tensors: Vec<Content>) -> BTreeMap<String, Content> {
         .into_iter()
         .map(|content| (content.name.clone(), content))
         .collect()
+}
+
+/// Compares what a checkpoint's headers say besides tensors.
+pub(crate) fn check_metadata(
+    checkpoint: &Checkpoint,
+    written: impl IntoIterator<Item = (String, String)>,
+) {
+    let written = written.into_iter();
+    let written: BTreeMap<String, MetadataValue> =
+        written.map(|(key, value)| (key, value.into())).collect();
+    assert_eq!(checkpoint.metadata(), &written);
 }
 
 /// A tensor of `len` unsigned 8-bit integers, random but the same each time.

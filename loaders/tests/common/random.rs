@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use ckload_loaders::Dtype;
 use fastrand::Rng;
 
-use super::{Content, Escapes, KIB, MIB, Sample, Shard, Style, by_name, index, write};
+use super::{
+    Content, Escapes, KIB, MIB, Sample, Shard, Style, bits, by_name, index, safetensors_dtypes,
+    write,
+};
 
 /// What names are made of: usual ones, and all that JSON has to escape or that is longer than a byte.
 const LETTERS: &[&str] = &[
@@ -119,15 +122,15 @@ fn random_name(random: &mut Rng) -> String {
 }
 
 fn random_tensor(random: &mut Rng, name: String) -> Content {
-    let dtype = random.choice(Dtype::ALL).expect("not empty");
+    let dtype = random.choice(safetensors_dtypes()).expect("not empty");
     let most = match random.u8(..32) {
         0 => 2 * MIB,
         1..=6 => 100 * KIB,
         _ => 2 * KIB,
     };
-    let shape = random_shape(random, dtype, most as u64 * 8 / dtype.bits());
-    let bits = shape.iter().product::<u64>() * dtype.bits();
-    let mut bytes = vec![0; (bits / 8) as usize];
+    let shape = random_shape(random, dtype, most as u64 * 8 / bits(dtype));
+    let elements: u64 = shape.iter().product();
+    let mut bytes = vec![0; (elements * bits(dtype) / 8) as usize];
     random.fill(&mut bytes);
     Content {
         name,
@@ -139,7 +142,7 @@ fn random_tensor(random: &mut Rng, name: String) -> Content {
 
 /// A shape of rank 0 to 4 with about `most` elements or fewer, on whole bytes.
 fn random_shape(random: &mut Rng, dtype: Dtype, most: u64) -> Vec<u64> {
-    let packed = !dtype.bits().is_multiple_of(8);
+    let packed = !bits(dtype).is_multiple_of(8);
     let rank = random.usize(usize::from(packed)..=4);
     let mut shape: Vec<u64> = (0..rank).map(|_| random.u64(1..4)).collect();
     if let Some(last) = shape.last_mut() {

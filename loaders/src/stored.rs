@@ -1,0 +1,76 @@
+//! How a tensor's elements lie in its file.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// How a tensor's elements lie in its file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Stored {
+    /// One behind the other in row-major order, from the tensor's offset on, as they will lie in memory.
+    #[default]
+    InPlace,
+    /// In runs of `run` bytes, the first at the tensor's offset, each `stride` bytes behind the start of the one before: a slice of a
+    /// tensor that is in place.
+    Runs { run: u64, stride: u64 },
+    /// Otherwise: they have to be gathered, or inflated first.
+    Scattered(Arc<Scattered>),
+}
+
+/// A view of a storage, as PyTorch and NumPy keep tensors: a start, and a distance for each dimension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Scattered {
+    pub(crate) storage: Storage,
+    /// The first element, in bytes from the storage's start.
+    pub(crate) start: u64,
+    /// The distance between neighbours along each dimension of the tensor's shape, in elements; 0 where an element is repeated.
+    pub(crate) strides: Vec<u64>,
+}
+
+/// Bytes of a file that tensors view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Storage {
+    /// They stand in the file as they are.
+    Plain {
+        /// The first byte, from the start of the file.
+        offset: u64,
+        bytes: u64,
+    },
+    /// They are deflated (RFC 1951).
+    Deflated {
+        /// The first compressed byte, from the start of the file.
+        offset: u64,
+        /// Compressed bytes.
+        packed: u64,
+        /// Inflated bytes.
+        bytes: u64,
+    },
+}
+
+/// In which order the bytes of an element lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ByteOrder {
+    /// The least significant byte first, as in almost every checkpoint.
+    #[default]
+    Little,
+    /// The most significant byte first: GGUF, PyTorch and NumPy files that were written on, or for, such a machine.
+    Big,
+}
+
+impl ByteOrder {
+    /// This machine's.
+    pub const NATIVE: Self = if cfg!(target_endian = "little") {
+        Self::Little
+    } else {
+        Self::Big
+    };
+}
+
+impl fmt::Display for ByteOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Little => "little-endian",
+            Self::Big => "big-endian",
+        })
+    }
+}
