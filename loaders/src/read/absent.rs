@@ -43,6 +43,10 @@ impl Reader for Dropping {
         }
         result
     }
+
+    fn look_at(&self, range: Range<u64>) {
+        self.inner.look_at(range);
+    }
 }
 
 /// The stretches of a file that the page cache did not have. They leave it when this is dropped.
@@ -56,7 +60,7 @@ impl Absent {
     /// Looks at what the page cache has of `file`.
     pub(super) fn new(file: File, bytes: u64) -> Self {
         let mut stretches: Vec<Range<u64>> = Vec::new();
-        let residency = Residency::default();
+        let residency = Residency::of(bytes);
         let mut at = 0;
         while at < bytes {
             let Some((len, absent)) = residency.absent(&file, &(at..bytes)) else {

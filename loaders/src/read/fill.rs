@@ -1,8 +1,8 @@
 //! Carries out a plan's reads, by as many threads as the state of the page cache wants.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-use std::vec;
 
 use parking_lot::Mutex;
 use rayon::Scope;
@@ -10,7 +10,7 @@ use rayon::Scope;
 use super::Files;
 use super::target::Target;
 use crate::Error;
-use crate::observer::Observer;
+use crate::observer::{Observer, Source};
 use crate::plan::Read;
 use crate::report::Meter;
 
@@ -46,17 +46,40 @@ pub(crate) fn fill(
     slots: Vec<Slot<'_>>,
     watch: &Watch<'_>,
 ) -> Result<(), Error> {
+    if let [first, .., last] = reads
+        && !files.is_waiting()
+    {
+        files.look_at(first);
+        files.look_at(last);
+    }
     let fill = Fill {
         files,
         watch,
         queue: Mutex::new(Queue {
-            tasks: scatter(reads, slots).into_iter(),
+            tasks: scatter(reads, slots),
             threads: 1,
+            front_waits: false,
         }),
         failure: Mutex::new(None),
     };
-    rayon::scope(|scope| fill.run(scope));
+    rayon::scope(|scope| fill.run(scope, End::Front));
     fill.failure.into_inner().map_or(Ok(()), Err)
+}
+
+/// As [`fill()`], on this thread alone.
+pub(crate) fn fill_here(
+    files: &Files,
+    reads: &[Read],
+    slots: Vec<Slot<'_>>,
+    watch: &Watch<'_>,
+) -> Result<(), Error> {
+    for task in scatter(reads, slots) {
+        if watch.cancelled.load(Relaxed) {
+            break;
+        }
+        task.carry_out(files, watch)?;
+    }
+    Ok(())
 }
 
 /// A load that is being carried out.
@@ -68,10 +91,21 @@ struct Fill<'a> {
 }
 
 /// One queue in file order: a disk sees nearly sequential reads, and no thread runs dry before the others.
+///
+/// While what comes first is in the page cache, and so keeps the cores busy, further threads have the disk bring what comes last.
 struct Queue<'a> {
-    tasks: vec::IntoIter<Task<'a>>,
+    tasks: VecDeque<Task<'a>>,
     /// Threads that take tasks.
     threads: usize,
+    /// Whether the last task that was taken from the front had to wait for the disk: then all take from there.
+    front_waits: bool,
+}
+
+/// From where a thread takes its tasks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Front,
+    Back,
 }
 
 struct Task<'a> {
@@ -81,19 +115,23 @@ struct Task<'a> {
 }
 
 impl<'a> Fill<'a> {
-    fn run<'scope>(&'scope self, scope: &Scope<'scope>)
+    fn run<'scope>(&'scope self, scope: &Scope<'scope>, end: End)
     where
         'a: 'scope,
     {
-        while let Some(task) = self.take(scope) {
-            if let Err(error) = self.carry_out(task) {
-                self.failure.lock().get_or_insert(error);
+        while let Some(task) = self.take(scope, end) {
+            match task.carry_out(self.files, self.watch) {
+                Ok(waited) if end == End::Front => self.queue.lock().front_waits = waited,
+                Ok(_) => {}
+                Err(error) => {
+                    self.failure.lock().get_or_insert(error);
+                }
             }
         }
     }
 
     /// The next task, if there is one for this thread. Where more threads are wanted, one more begins; it will see to the next.
-    fn take<'scope>(&'scope self, scope: &Scope<'scope>) -> Option<Task<'a>>
+    fn take<'scope>(&'scope self, scope: &Scope<'scope>, end: End) -> Option<Task<'a>>
     where
         'a: 'scope,
     {
@@ -103,26 +141,39 @@ impl<'a> Fill<'a> {
         self.watch.meter.reading(queue.threads);
         let task = if is_over || queue.threads > wanted {
             None
+        } else if end == End::Front || queue.front_waits {
+            queue.tasks.pop_front()
         } else {
-            queue.tasks.next()
+            queue.tasks.pop_back()
         };
         if task.is_none() {
             queue.threads -= 1;
-        } else if queue.threads < wanted && queue.tasks.len() > 0 {
+        } else if queue.threads < wanted && !queue.tasks.is_empty() {
+            let end = if queue.threads < self.files.policy().threads {
+                End::Front
+            } else {
+                End::Back
+            };
             queue.threads += 1;
-            scope.spawn(|scope| self.run(scope));
+            scope.spawn(move |scope| self.run(scope, end));
         }
         task
     }
+}
 
-    fn carry_out(&self, mut task: Task<'_>) -> Result<(), Error> {
-        if task.is_untouched {
-            self.watch.meter.touched(touch(&mut task.target));
+impl Task<'_> {
+    /// Says whether a part came past the page cache.
+    fn carry_out(mut self, files: &Files, watch: &Watch<'_>) -> Result<bool, Error> {
+        if self.is_untouched {
+            watch.meter.touched(touch(&mut self.target));
         }
-        self.files.read(task.read, task.target, |done| {
-            self.watch.meter.read(done);
-            self.watch.observer.read(done);
-        })
+        let mut waited = false;
+        files.read(self.read, self.target, |done| {
+            waited |= done.source == Source::Direct;
+            watch.meter.read(done);
+            watch.observer.read(done);
+        })?;
+        Ok(waited)
     }
 }
 
@@ -147,7 +198,7 @@ fn touch(target: &mut Target<'_>) -> Duration {
 /// # Panics
 ///
 /// Panics if parts overlap or leave their slots, which no plan's do.
-fn scatter<'a>(reads: &'a [Read], slots: Vec<Slot<'a>>) -> Vec<Task<'a>> {
+fn scatter<'a>(reads: &'a [Read], slots: Vec<Slot<'a>>) -> VecDeque<Task<'a>> {
     let mut rest: Vec<(Slot<'a>, u64)> = slots.into_iter().map(|slot| (slot, 0)).collect();
     reads
         .iter()

@@ -19,6 +19,7 @@ mod conformance;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -30,7 +31,7 @@ use rustix::fs::{Advice, fadvise};
 use self::absent::{Absent, Dropping};
 use self::buffered::Buffered;
 use self::direct::Direct;
-pub(crate) use self::fill::{Slot, Watch, fill};
+pub(crate) use self::fill::{Slot, Watch, fill, fill_here};
 use self::mmap::Mapped;
 pub use self::policy::ReadPolicy;
 pub(crate) use self::policy::is_remote;
@@ -98,6 +99,9 @@ impl FromStr for Io {
 trait Reader: Send + Sync {
     /// Fills `target` with the file's bytes from `offset` on, and tells `done` of each part, in order, when it is there.
     fn read_exact_at(&self, offset: u64, target: Target<'_>, done: Done<'_>) -> Result<(), Failed>;
+
+    /// Looks, without reading, whether the file's bytes of `range` will have to be waited for, and notes it if so.
+    fn look_at(&self, _range: Range<u64>) {}
 }
 
 /// Is told where the next bytes came from, and how many they were.
@@ -175,9 +179,14 @@ impl Files {
         &self.policy
     }
 
+    /// Whether reads wait for more than the page cache, or may do so.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waits.load(Relaxed)
+    }
+
     /// How many threads should read now.
     pub(crate) fn wanted_threads(&self) -> usize {
-        if self.waits.load(Relaxed) {
+        if self.is_waiting() {
             self.policy.waiting_threads
         } else {
             self.policy.threads
@@ -221,6 +230,19 @@ impl Files {
         })
     }
 
+    /// Finds out whether `read` would wait for more than the page cache: then [`wanted_threads`](Self::wanted_threads) says so from now on.
+    fn look_at(&self, read: &Read) {
+        self.reader(read)
+            .look_at(read.offset..read.offset + read.len);
+    }
+
+    fn reader(&self, read: &Read) -> &dyn Reader {
+        let open = self.open[read.file].as_ref();
+        &*open
+            .expect("every file with a tensor that has bytes is open")
+            .reader
+    }
+
     /// Carries out `read` into `target`, and tells `done` of each part with the time that it took.
     fn read(
         &self,
@@ -228,9 +250,6 @@ impl Files {
         target: Target<'_>,
         mut done: impl FnMut(&ReadDone),
     ) -> Result<(), Error> {
-        let open = self.open[read.file]
-            .as_ref()
-            .expect("every file with a tensor that has bytes is open");
         let mut start = Instant::now();
         let mut timed = |source, bytes| {
             let now = Instant::now();
@@ -240,7 +259,7 @@ impl Files {
                 source,
             });
         };
-        open.reader
+        self.reader(read)
             .read_exact_at(read.offset, target, &mut timed)
             .map_err(|failed| self.error(read, failed))
     }
@@ -290,7 +309,10 @@ impl OpenFile {
             Ok(Uncached::new(buffered, direct, staging.clone()))
         };
         let reader: Box<dyn Reader> = match io {
-            Io::Auto => Box::new(Auto::new(uncached()?, Arc::clone(waits))),
+            Io::Auto => {
+                let bytes = checkpoint.files()[number].bytes;
+                Box::new(Auto::new(uncached()?, bytes, Arc::clone(waits)))
+            }
             Io::Buffered => {
                 let buffered = open()?;
                 if drop_cache {

@@ -3,6 +3,10 @@
 //! A non-blocking read (`RWF_NOWAIT`) would tell, too, but where it misses it makes the kernel read ahead all that was asked for: the disk
 //! then reads the same bytes twice. So the kernel is asked without reading: `cachestat(2)`, since Linux 6.5. It may be refused for
 //! files that the user could not write; then single pages, drawn at random, are read without blocking.
+//!
+//! Reading what is cached makes the kernel read ahead what is not, whatever it was advised. So the kernel is asked of a *window* before
+//! anything of it is read, and anything of the window before it: otherwise a load would find that it has just brought into the page cache
+//! what it was going to read past it.
 
 #![allow(unsafe_code)] // a system call that no library wraps yet; this is the only place that makes it
 
@@ -13,6 +17,7 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use parking_lot::Mutex;
 use rustix::io::ReadWriteFlags;
 
 use super::Target;
@@ -25,21 +30,75 @@ const LEAST_STRETCH: u64 = 256 << 10;
 /// As many pages are tried where the kernel does not count them: all must be cached.
 const SAMPLES: u64 = 3;
 
-/// Asks what the page cache has of one file.
-#[derive(Debug, Default)]
+/// The size of a window, in bytes: more than any kernel reads ahead.
+const WINDOW_BYTES: u64 = 64 << 20;
+
+/// Asks what the page cache has of one file, or had before the load came there.
+#[derive(Debug)]
 pub(super) struct Residency {
+    /// Of the file, in bytes.
+    size: u64,
+    /// By number; `None` for a window that was not looked at.
+    windows: Mutex<Vec<Option<Window>>>,
     /// The kernel does not say.
     is_refused: AtomicBool,
     samples: AtomicU64,
 }
 
+/// Stretches of a window, in order: where each ends, from the start of the file, and whether it was cached.
+type Window = Vec<(u64, bool)>;
+
 impl Residency {
-    /// Cuts off the front of `range` a stretch that is cached, or one that is not, and says which; a guess where it is mixed and small.
+    /// Of a file of `size` bytes.
+    pub(super) fn of(size: u64) -> Self {
+        Self {
+            size,
+            windows: Mutex::default(),
+            is_refused: AtomicBool::new(false),
+            samples: AtomicU64::new(0),
+        }
+    }
+
+    /// Cuts off the front of `range` a stretch that was cached, or one that was not, and says which; a guess where it was mixed and small.
     pub(super) fn stretch(&self, file: &impl RawFile, range: Range<u64>) -> (u64, bool) {
-        match self.cut(file, &range, LEAST_STRETCH) {
-            Some((len, cached, pages)) => (len, cached * 2 > pages),
+        match self.window_stretch(file, range.start) {
+            Some((end, cached)) => (end.min(range.end) - range.start, cached),
             None => (range.end - range.start, self.sample(file, &range)),
         }
+    }
+
+    /// The end of the stretch that holds offset `at`, and whether it was cached; `None` if the kernel does not say.
+    fn window_stretch(&self, file: &impl RawFile, at: u64) -> Option<(u64, bool)> {
+        let number = (at / WINDOW_BYTES) as usize;
+        let mut windows = self.windows.lock();
+        if windows.len() < number + 2 {
+            windows.resize(number + 2, None);
+        }
+        for number in [number, number + 1] {
+            if windows[number].is_none() {
+                windows[number] = Some(self.look(file, number as u64)?);
+            }
+        }
+        let window = windows[number].as_ref()?;
+        let stretch = window.partition_point(|&(end, _)| end <= at);
+        window.get(stretch).copied()
+    }
+
+    /// Looks at a window, as far as the file goes.
+    fn look(&self, file: &impl RawFile, number: u64) -> Option<Window> {
+        let mut window = Window::new();
+        let end = ((number + 1) * WINDOW_BYTES).min(self.size);
+        let mut at = number * WINDOW_BYTES;
+        while at < end {
+            let (len, cached, pages) = self.cut(file, &(at..end), LEAST_STRETCH)?;
+            at += len;
+            let cached = cached * 2 > pages;
+            match window.last_mut() {
+                Some(last) if last.1 == cached => last.0 = at,
+                _ => window.push((at, cached)),
+            }
+        }
+        Some(window)
     }
 
     /// Cuts off the front of `range` a stretch that is cached, or one that is not, to the page, and says whether it is absent; `None` if

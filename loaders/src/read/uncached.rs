@@ -1,11 +1,12 @@
 //! Reads that leave the page cache alone: always past it, or only for what it does not have.
 
 use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use ckload_pool::BufferPool;
-use rustix::io::{Errno, ReadWriteFlags};
+use rustix::io::Errno;
 
 use super::buffered::{self, End};
 use super::direct::{self, Direct};
@@ -75,43 +76,18 @@ impl<F: RawFile> Reader for Uncached<F> {
 pub(super) struct Auto<F = File> {
     uncached: Uncached<F>,
     residency: Residency,
-    /// Whether the last stretch was cached: then so is the next one, probably, and taking it is the quickest way to know.
-    was_cached: AtomicBool,
     /// Is set when something has to come from elsewhere.
     waits: Arc<AtomicBool>,
 }
 
 impl<F: RawFile> Auto<F> {
-    pub(super) fn new(uncached: Uncached<F>, waits: Arc<AtomicBool>) -> Self {
+    /// Of a file of `size` bytes.
+    pub(super) fn new(uncached: Uncached<F>, size: u64, waits: Arc<AtomicBool>) -> Self {
         Self {
-            waits,
             uncached,
-            residency: Residency::default(),
-            was_cached: AtomicBool::new(false),
+            residency: Residency::of(size),
+            waits,
         }
-    }
-
-    /// Takes the cached bytes at the start of `target`, up to the first that is not.
-    fn take_cached(
-        &self,
-        offset: u64,
-        target: &mut Target<'_>,
-        done: Done<'_>,
-    ) -> Result<u64, Failed> {
-        let file = &self.uncached.buffered;
-        let (bytes, end) = buffered::read(file, offset, target, ReadWriteFlags::NOWAIT);
-        if bytes > 0 {
-            done(Source::Buffered, bytes);
-        }
-        match end {
-            End::Full => {}
-            // A file system without non-blocking reads, or pages that are not there: the rest is read otherwise.
-            End::Error(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
-                self.was_cached.store(false, Relaxed);
-            }
-            end => end.result(bytes)?,
-        }
-        Ok(bytes)
     }
 }
 
@@ -128,21 +104,9 @@ impl<F: RawFile> Reader for Auto<F> {
         while at < end {
             let failed = |failed: Failed| failed.after(at - offset);
             if self.uncached.direct().is_none() {
-                if !self.waits.load(Relaxed) && !self.residency.is_cached(file, &(at..end)) {
-                    self.waits.store(true, Relaxed);
-                }
+                self.look_at(at..end);
                 let bytes = buffered::read_exact(file, at, target).map_err(failed)?;
                 done(Source::Buffered, bytes);
-                return Ok(());
-            }
-            if self.was_cached.load(Relaxed) {
-                let bytes = self.take_cached(at, &mut target, done).map_err(failed)?;
-                if at + bytes < end {
-                    // The kernel reads the rest of this stretch by now.
-                    let rest = buffered::read_exact(file, at + bytes, target);
-                    let rest = rest.map_err(|failed| failed.after(at + bytes - offset))?;
-                    done(Source::Buffered, rest);
-                }
                 return Ok(());
             }
             let (len, cached) = self.residency.stretch(file, at..end);
@@ -150,7 +114,6 @@ impl<F: RawFile> Reader for Auto<F> {
             if cached {
                 let bytes = buffered::read_exact(file, at, part).map_err(failed)?;
                 done(Source::Buffered, bytes);
-                self.was_cached.store(at + len == end, Relaxed);
             } else {
                 self.waits.store(true, Relaxed);
                 self.uncached
@@ -160,5 +123,11 @@ impl<F: RawFile> Reader for Auto<F> {
             at += len;
         }
         Ok(())
+    }
+
+    fn look_at(&self, range: Range<u64>) {
+        if !self.waits.load(Relaxed) && !self.residency.is_cached(&self.uncached.buffered, &range) {
+            self.waits.store(true, Relaxed);
+        }
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use bytesize::ByteSize;
 
 use super::charge;
-use super::feed::{Consumer, Feed, Permit, Setting, Work};
+use super::feed::{Consumer, Crew, Feed, Permit, Setting, Work};
 use crate::plan::{MAX_PARTS, Part, Read};
 use crate::{Checkpoint, Error, Loader, Report, TensorInfo};
 
@@ -60,7 +60,7 @@ impl Work for Piece {
         }
     }
 
-    fn carry_out(self, feed: &Arc<Feed<Self>>, permit: Permit) -> Result<(), Error> {
+    fn carry_out(self, feed: &Arc<Feed<Self>>, permit: Permit, crew: Crew) -> Result<(), Error> {
         let chunk = |tensor, offset, bytes| Chunk {
             checkpoint: feed.checkpoint.clone(),
             tensor,
@@ -69,7 +69,7 @@ impl Work for Piece {
         };
         match self {
             Self::Whole { tensors, .. } => {
-                let bytes = feed.read_tensors(tensors.clone(), permit)?;
+                let bytes = feed.read_tensors(tensors.clone(), permit, crew)?;
                 let chunks: Vec<_> = tensors
                     .zip(bytes)
                     .map(|(tensor, bytes)| {
@@ -98,12 +98,12 @@ impl Work for Piece {
                         len,
                     }],
                 };
-                let slots = vec![charged.as_slot()];
-                if feed.fill(slice::from_ref(info), &[read], slots)? {
+                let slots = vec![charged.as_slot(len)];
+                if feed.fill(slice::from_ref(info), &[read], slots, crew)? {
                     if offset + len == info.bytes {
                         feed.loaded(tensor);
                     }
-                    let bytes = charged.into_bytes().slice(..len as usize);
+                    let bytes = charged.into_bytes(len);
                     feed.deliver(Ok(chunk(tensor, offset, bytes)));
                 }
             }

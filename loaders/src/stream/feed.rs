@@ -3,20 +3,23 @@
 //! No thread waits for the budget. It is a number under a lock; a job takes the next piece of work if the budget admits it
 //! and ends if not, and whoever gives bytes back (a consumer that drops a tensor, on whatever thread) starts a job again. So a slow
 //! consumer blocks no worker, and several streams share one loader's threads.
+//!
+//! As long as the page cache has what is read, a core is all that a read needs. A consumer for whom nothing has arrived then does a
+//! piece of work itself, instead of sleeping beside one thread too many: what it reads is still in its core's cache when it
+//! looks at it, and so is the buffer when the next read takes it.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::mem;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use bytes::Bytes;
 use bytesize::ByteSize;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rayon::ThreadPool;
 
 use crate::memory::{Memory, SmallBuffer};
@@ -28,6 +31,13 @@ use crate::{Checkpoint, Error, Loader, Report, TensorInfo};
 /// Of the tensors that a consumer holds too long, an error names as many.
 const NAMED: usize = 5;
 
+/// What is cached, and no larger than this many bytes, one thread reads alone; others have other tensors to read.
+const ALONE_BYTES: u64 = 16 << 20;
+
+/// Tensors up to this many bytes share buffers of one size, so that a tensor finds memory that another, of another size, has
+/// just left in the CPU's cache.
+const SHARED_BYTES: u64 = 16 << 20;
+
 /// A piece of work: it reads some tensors, or a part of one, and delivers them.
 pub(super) trait Work: Send + Sync + Sized + 'static {
     /// What consumers get.
@@ -37,7 +47,16 @@ pub(super) trait Work: Send + Sync + Sized + 'static {
     fn charge(&self) -> u64;
 
     /// Does it, with its part of the budget.
-    fn carry_out(self, feed: &Arc<Feed<Self>>, permit: Permit) -> Result<(), Error>;
+    fn carry_out(self, feed: &Arc<Feed<Self>>, permit: Permit, crew: Crew) -> Result<(), Error>;
+}
+
+/// Who carries out a piece of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Crew {
+    /// A thread of the loader; others of them may help.
+    Workers,
+    /// A consumer, alone.
+    Consumer,
 }
 
 /// Pieces of work in their order, the budget, and the way to the consumers.
@@ -47,9 +66,15 @@ pub(super) struct Feed<W: Work> {
     pub(super) checkpoint: Checkpoint,
     pub(super) files: Files,
     budget: ByteSize,
+    /// The capacity that tensors up to [`SHARED_BYTES`] share.
+    shared_capacity: u64,
     pub(super) meter: Meter,
     state: Mutex<State<W>>,
-    /// Nobody wants the rest: the stream was dropped, or has failed.
+    /// Something has arrived, or nothing will any more.
+    arrived: Condvar,
+    /// How many parts of the budget each tensor holds.
+    holds: Box<[AtomicU32]>,
+    /// Nobody wants the rest, so no read is to begin: the stream was dropped, or has failed.
     cancelled: AtomicBool,
 }
 
@@ -57,12 +82,19 @@ struct State<W: Work> {
     work: VecDeque<W>,
     /// What is left of the budget, in bytes.
     available: u64,
-    /// Jobs that are started and have not ended.
+    /// Bytes of the budget that are lent in excess, for the sake of sharing buffers.
+    excess: u64,
+    /// Pieces of work, and jobs of the loader's threads, that are under way.
     jobs: usize,
-    /// The numbers of the tensors that hold a part of the budget, and how many parts each.
-    holders: BTreeMap<usize, usize>,
-    /// Gone when the feed is cancelled: whoever waits then wakes up.
-    arrivals: Option<Sender<Result<W::Item, Error>>>,
+    arrivals: VecDeque<Result<W::Item, Error>>,
+    /// Nobody wants what arrives any more.
+    is_closed: bool,
+    /// What no consumer has begun to wait for yet.
+    unclaimed: usize,
+    /// What no consumer has been given yet.
+    missing: usize,
+    /// Of a load that has ended.
+    report: Option<Report>,
 }
 
 /// What a stream is set up with.
@@ -76,13 +108,15 @@ pub(crate) struct Setting<'a> {
 
 /// Who keeps the account of a budget.
 trait Account: Send + Sync {
-    fn give_back(self: Arc<Self>, bytes: u64, tensor: Option<usize>);
+    fn give_back(self: Arc<Self>, part: &Permit);
 }
 
 /// A part of the budget; goes back when it is dropped.
 pub(super) struct Permit {
     account: Weak<dyn Account>,
     bytes: u64,
+    /// Of these, what was added for the sake of sharing buffers.
+    excess: u64,
     /// Whose memory it is for.
     tensor: Option<usize>,
 }
@@ -90,7 +124,7 @@ pub(super) struct Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(account) = self.account.upgrade() {
-            account.give_back(self.bytes, self.tensor);
+            account.give_back(self);
         }
     }
 }
@@ -102,6 +136,7 @@ impl Permit {
         Self {
             account: Weak::clone(&self.account),
             bytes,
+            excess: 0,
             tensor: None,
         }
     }
@@ -109,6 +144,7 @@ impl Permit {
     /// Adds what `other` has.
     fn merge(&mut self, mut other: Self) {
         self.bytes += mem::take(&mut other.bytes);
+        self.excess += mem::take(&mut other.excess);
     }
 }
 
@@ -125,27 +161,34 @@ impl AsRef<[u8]> for Charged {
 }
 
 impl Charged {
-    pub(super) fn as_slot(&mut self) -> Slot<'_> {
-        self.memory.as_slot()
+    /// The first `len` bytes, to be filled.
+    pub(super) fn as_slot(&mut self, len: u64) -> Slot<'_> {
+        let slot = self.memory.as_slot();
+        Slot {
+            memory: &mut slot.memory[..len as usize],
+            ..slot
+        }
     }
 
-    pub(super) fn into_bytes(self) -> Bytes {
-        Bytes::from_owner(self)
+    /// The first `len` bytes.
+    pub(super) fn into_bytes(self, len: u64) -> Bytes {
+        let bytes = Bytes::from_owner(self);
+        if bytes.len() as u64 == len {
+            bytes
+        } else {
+            bytes.slice(..len as usize)
+        }
     }
 }
 
 impl<W: Work> Account for Feed<W> {
-    fn give_back(self: Arc<Self>, bytes: u64, tensor: Option<usize>) {
-        let mut state = self.state.lock();
-        state.available += bytes;
-        if let Some(tensor) = tensor
-            && let Some(parts) = state.holders.get_mut(&tensor)
-        {
-            *parts -= 1;
-            if *parts == 0 {
-                state.holders.remove(&tensor);
-            }
+    fn give_back(self: Arc<Self>, part: &Permit) {
+        if let Some(tensor) = part.tensor {
+            self.holds[tensor].fetch_sub(1, Relaxed);
         }
+        let mut state = self.state.lock();
+        state.available += part.bytes;
+        state.excess -= part.excess;
         self.start_job_with(state);
     }
 }
@@ -162,7 +205,12 @@ impl<W: Work> Feed<W> {
     }
 
     fn start_job_with(self: &Arc<Self>, mut state: MutexGuard<'_, State<W>>) {
-        if state.jobs >= self.files.wanted_threads() || !state.admits_next() {
+        // A core is left to the consumer.
+        let most = match self.files.wanted_threads() {
+            several if self.files.is_waiting() => several,
+            several => (several - 1).max(1),
+        };
+        if state.jobs >= most || !state.admits_next() {
             return;
         }
         state.jobs += 1;
@@ -176,23 +224,53 @@ impl<W: Work> Feed<W> {
     fn run(self: Arc<Self>) {
         while let Some((work, permit)) = self.take_work() {
             self.start_job(); // the budget may admit another one beside this
-            if let Err(failure) = Error::catch(|| work.carry_out(&self, permit)) {
-                self.deliver(Err(failure));
-                self.cancel();
-            }
+            self.carry_out(work, permit, Crew::Workers);
             if WAITS.get() {
-                self.state.lock().jobs -= 1;
-                self.start_job();
+                self.end_job();
                 break;
             }
         }
     }
 
+    fn carry_out(self: &Arc<Self>, work: W, permit: Permit, crew: Crew) {
+        if let Err(failure) = Error::catch(|| work.carry_out(self, permit, crew)) {
+            self.deliver(Err(failure));
+            self.stop();
+        }
+    }
+
+    fn end_job(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        state.jobs -= 1;
+        self.start_job_with(state);
+    }
+
     /// The next piece of work with its part of the budget, or `None` if the job has to end.
     fn take_work(self: &Arc<Self>) -> Option<(W, Permit)> {
         let mut state = self.state.lock();
-        if !state.admits_next() {
+        let next = self.take_next(&mut state);
+        if next.is_none() {
             state.jobs -= 1;
+        }
+        next
+    }
+
+    /// A piece of work for a consumer that has nothing else to do, if a core is all that it needs, and one is free.
+    fn take_work_of_consumer(self: &Arc<Self>, state: &mut State<W>) -> Option<(W, Permit)> {
+        let suits = !self.files.is_waiting()
+            && state.jobs < self.files.wanted_threads()
+            && state.work.front()?.charge() <= ALONE_BYTES;
+        if !suits {
+            return None;
+        }
+        let next = self.take_next(state)?;
+        state.jobs += 1;
+        self.meter.reading(state.jobs);
+        Some(next)
+    }
+
+    fn take_next(self: &Arc<Self>, state: &mut State<W>) -> Option<(W, Permit)> {
+        if !state.admits_next() {
             return None;
         }
         let work = state.work.pop_front()?;
@@ -207,6 +285,7 @@ impl<W: Work> Feed<W> {
         self: &Arc<Self>,
         range: Range<usize>,
         mut permit: Permit,
+        crew: Crew,
     ) -> Result<Vec<Bytes>, Error> {
         let tensors = &self.checkpoint.tensors()[range.clone()];
         let mut memory = Vec::with_capacity(tensors.len());
@@ -216,13 +295,17 @@ impl<W: Work> Feed<W> {
         let plan = Plan::separate(tensors, self.files.policy().read_bytes);
         let slots = memory
             .iter_mut()
-            .map(Charged::as_slot)
+            .zip(tensors)
+            .map(|(memory, info)| memory.as_slot(info.bytes))
             .filter(|slot| !slot.memory.is_empty())
             .collect();
-        if !self.fill(tensors, plan.reads(), slots)? {
+        if !self.fill(tensors, plan.reads(), slots, crew)? {
             return Ok(Vec::new());
         }
-        Ok(memory.into_iter().map(Charged::into_bytes).collect())
+        let memory = memory.into_iter().zip(tensors);
+        Ok(memory
+            .map(|(memory, info)| memory.into_bytes(info.bytes))
+            .collect())
     }
 
     /// Carries out `reads` of `tensors`; `false` if some may have been left out, since the feed is cancelled.
@@ -231,16 +314,23 @@ impl<W: Work> Feed<W> {
         tensors: &[TensorInfo],
         reads: &[Read],
         slots: Vec<Slot<'_>>,
+        crew: Crew,
     ) -> Result<bool, Error> {
         let watch = Watch {
             meter: &self.meter,
             observer: &*self.loader.observer,
             cancelled: &self.cancelled,
         };
-        let outer = WAITS.replace(true);
-        let filled = Error::catch(|| read::fill(&self.files, reads, slots, &watch));
-        WAITS.set(outer);
-        filled?;
+        let bytes: u64 = reads.iter().map(|read| read.len).sum();
+        let is_quick = reads.len() < 2 || (bytes <= ALONE_BYTES && !self.files.is_waiting());
+        if crew == Crew::Consumer || is_quick {
+            read::fill_here(&self.files, reads, slots, &watch)?;
+        } else {
+            let outer = WAITS.replace(true);
+            let filled = Error::catch(|| read::fill(&self.files, reads, slots, &watch));
+            WAITS.set(outer);
+            filled?;
+        }
         if self.cancelled.load(Relaxed) {
             return Ok(false);
         }
@@ -268,15 +358,14 @@ impl<W: Work> Feed<W> {
         let memory = if let Some(buffer) = small.flatten() {
             Memory::Small(buffer)
         } else {
-            // A recycled buffer may be an eighth larger, if the budget has room for that.
-            let mut slack = self.reserve(bytes / 8);
-            let request = self.loader.request(bytes, slack.is_none());
-            let buffer = self.loader.lease(request, &self.meter)?;
-            if let Some(slack) = &mut slack {
-                let excess = (buffer.capacity() as u64).saturating_sub(permit.bytes);
-                permit.merge(slack.split(excess.min(slack.bytes)));
-            }
-            Memory::Pooled(buffer)
+            let shared = self.shared_capacity.checked_sub(permit.bytes);
+            let request = if let Some(more) = shared.and_then(|bytes| self.reserve_excess(bytes)) {
+                permit.merge(more);
+                self.loader.request(self.shared_capacity, true)
+            } else {
+                self.loader.request(bytes, true)
+            };
+            Memory::Pooled(self.loader.lease(request, &self.meter)?)
         };
         Ok(self.charged(tensor, memory, permit))
     }
@@ -305,18 +394,25 @@ impl<W: Work> Feed<W> {
 
     fn charged(&self, tensor: usize, memory: Memory, mut permit: Permit) -> Charged {
         permit.tensor = Some(tensor);
-        *self.state.lock().holders.entry(tensor).or_default() += 1;
+        self.holds[tensor].fetch_add(1, Relaxed);
         Charged {
             memory,
             _permit: permit,
         }
     }
 
-    /// A part of the budget, if there is as much.
-    fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
+    /// A part of the budget for memory that is not needed, if there is as much; at most an eighth of the budget altogether.
+    fn reserve_excess(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
         let mut state = self.state.lock();
-        state.available = state.available.checked_sub(bytes)?;
-        Some(self.permit(bytes))
+        let excess = state.excess + bytes;
+        if bytes > state.available || excess > self.budget.as_u64() / 8 {
+            return None;
+        }
+        state.available -= bytes;
+        state.excess = excess;
+        let mut permit = self.permit(bytes);
+        permit.excess = bytes;
+        Some(permit)
     }
 
     fn permit(self: &Arc<Self>, bytes: u64) -> Permit {
@@ -324,52 +420,60 @@ impl<W: Work> Feed<W> {
         Permit {
             account: feed,
             bytes,
+            excess: 0,
             tensor: None,
         }
     }
 
     /// Hands something to the consumers. If they are gone its memory goes back here.
     pub(super) fn deliver(&self, arrival: Result<W::Item, Error>) {
-        self.deliver_all([arrival]);
+        self.deliver_all(vec![arrival]);
     }
 
     /// The same, of several things.
-    pub(super) fn deliver_all(&self, arrivals: impl IntoIterator<Item = Result<W::Item, Error>>) {
-        let state = self.state.lock();
-        // Under the lock nothing is sent once the feed is cancelled.
-        let refused: Vec<_> = arrivals
-            .into_iter()
-            .filter_map(|arrival| match &state.arrivals {
-                Some(sender) => sender.send(arrival).err().map(|refused| refused.0),
-                None => Some(arrival),
-            })
-            .collect();
-        // What gives back a part of the budget takes the lock.
-        drop(state);
-        drop(refused);
+    pub(super) fn deliver_all(&self, arrivals: Vec<Result<W::Item, Error>>) {
+        let mut state = self.state.lock();
+        // What is refused is dropped after the lock, for that takes it, too.
+        if !state.is_closed {
+            state.arrivals.extend(arrivals);
+            drop(state);
+            self.arrived.notify_all();
+        }
     }
 
-    /// Ends the load: no further work is taken, no further read begins.
-    fn cancel(&self) {
+    /// Takes no further work, and begins no further read; what was delivered may still be taken.
+    fn stop(&self) {
         self.cancelled.store(true, Relaxed);
+        self.state.lock().work.clear();
+    }
+
+    /// Ends the load: no further read begins, and nothing is delivered any more.
+    fn cancel(&self) {
+        self.stop();
         let mut state = self.state.lock();
-        state.work.clear();
-        state.arrivals = None;
+        state.is_closed = true;
+        state.unclaimed = 0;
+        let refused = mem::take(&mut state.arrivals);
+        drop(state);
+        drop(refused);
+        self.arrived.notify_all();
     }
 
     /// The error, if nothing can arrive any more because the consumers hold too much.
-    fn held(&self, arrivals: &Receiver<Result<W::Item, Error>>, since: Instant) -> Option<Error> {
-        let state = self.state.lock();
+    fn held(&self, state: &State<W>, since: Instant) -> Option<Error> {
         let next = state.work.front()?;
-        let stalled = state.jobs == 0 && arrivals.is_empty() && !state.admits_next();
-        let name = |&tensor: &usize| self.checkpoint.tensors()[tensor].name.clone();
-        stalled.then(|| Error::BudgetHeld {
+        if state.jobs > 0 || !state.arrivals.is_empty() || state.admits_next() {
+            return None;
+        }
+        let numbers = (0..self.holds.len()).filter(|&tensor| self.holds[tensor].load(Relaxed) > 0);
+        let mut names = numbers.map(|tensor| self.checkpoint.tensors()[tensor].name.clone());
+        Some(Error::BudgetHeld {
             held: self.budget.as_u64() - state.available,
             needed: next.charge(),
             budget: self.budget,
             waited: since.elapsed(),
-            tensors: state.holders.keys().take(NAMED).map(name).collect(),
-            others: state.holders.len().saturating_sub(NAMED),
+            tensors: names.by_ref().take(NAMED).collect(),
+            others: names.count(),
         })
     }
 }
@@ -385,51 +489,43 @@ impl<W: Work> State<W> {
 /// The consumers' end of a feed; any number of threads may take from it.
 pub(super) struct Consumer<W: Work> {
     feed: Arc<Feed<W>>,
-    arrivals: Receiver<Result<W::Item, Error>>,
-    /// What no thread has begun to wait for yet.
-    unclaimed: AtomicUsize,
-    end: Mutex<End>,
-}
-
-struct End {
-    /// What has not arrived yet.
-    missing: usize,
-    /// Of a load that has ended.
-    report: Option<Report>,
 }
 
 impl<W: Work> Consumer<W> {
     /// Starts a feed that delivers `items`.
     pub(super) fn start(setting: Setting<'_>, work: VecDeque<W>, items: usize) -> Self {
         let meter = Meter::start(setting.checkpoint.open_time());
-        let (sender, arrivals) = unbounded();
+        let loader = setting.loader;
+        let tensors = setting.checkpoint.tensors();
+        let shared = tensors.iter().map(|info| info.bytes);
+        let shared = shared.filter(|&bytes| bytes <= SHARED_BYTES && !loader.is_small(bytes));
+        let shared_capacity = shared.max().map_or(0, |bytes| loader.capacity_for(bytes));
         let feed = Arc::new(Feed {
-            loader: setting.loader.clone(),
+            loader: loader.clone(),
             workers: setting.workers,
             checkpoint: setting.checkpoint.clone(),
             files: setting.files,
             budget: setting.budget,
+            shared_capacity,
             meter,
             state: Mutex::new(State {
                 work,
                 available: setting.budget.as_u64(),
+                excess: 0,
                 jobs: 0,
-                holders: BTreeMap::new(),
-                arrivals: Some(sender),
-            }),
-            cancelled: AtomicBool::new(false),
-        });
-        setting.loader.announce(setting.checkpoint);
-        feed.start_job();
-        Self {
-            feed,
-            arrivals,
-            unclaimed: AtomicUsize::new(items),
-            end: Mutex::new(End {
+                arrivals: VecDeque::new(),
+                is_closed: false,
+                unclaimed: items,
                 missing: items,
                 report: None,
             }),
-        }
+            arrived: Condvar::new(),
+            holds: tensors.iter().map(|_| AtomicU32::new(0)).collect(),
+            cancelled: AtomicBool::new(false),
+        });
+        loader.announce(setting.checkpoint);
+        feed.start_job();
+        Self { feed }
     }
 
     pub(super) fn checkpoint(&self) -> &Checkpoint {
@@ -441,73 +537,86 @@ impl<W: Work> Consumer<W> {
     }
 
     pub(super) fn report(&self) -> Report {
-        let end = self.end.lock();
-        end.report
-            .clone()
-            .unwrap_or_else(|| self.feed.meter.report())
+        let state = self.feed.state.lock();
+        let ended = state.report.clone();
+        ended.unwrap_or_else(|| self.feed.meter.report())
     }
 
     /// Waits for the next arrival. `None` if there is none for this thread any more; what others wait for may still come to them.
     pub(super) fn next(&self) -> Option<Result<W::Item, Error>> {
-        if self.end.lock().report.is_some() {
-            return None;
-        }
-        let claimed = self
-            .unclaimed
-            .fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1));
-        if claimed.is_err() {
+        let mut state = self.feed.state.lock();
+        if state.unclaimed == 0 {
+            drop(state);
             return self.check().err().map(Err);
         }
-        match self.receive()? {
-            Ok(item) => {
-                self.end.lock().missing -= 1;
-                Some(Ok(item))
-            }
-            Err(error) => {
-                self.finish(&mut self.end.lock());
-                Some(Err(error))
-            }
+        state.unclaimed -= 1;
+        let arrival = self.receive(state)?;
+        if arrival.is_err() {
+            self.finish();
         }
+        Some(arrival)
     }
 
     /// `None` if another thread met an error.
-    fn receive(&self) -> Option<Result<W::Item, Error>> {
-        let patience = self.feed.loader.patience;
-        let mut since = Instant::now();
+    fn receive<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State<W>>,
+    ) -> Option<Result<W::Item, Error>> {
+        let feed = &self.feed;
+        let mut since = None;
         loop {
-            match self.arrivals.recv_timeout(patience) {
-                Ok(arrival) => return Some(arrival),
-                Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => match self.feed.held(&self.arrivals, since) {
+            if let Some(arrival) = state.arrivals.pop_front() {
+                state.missing -= usize::from(arrival.is_ok());
+                return Some(arrival);
+            }
+            if state.is_closed {
+                return None;
+            }
+            if let Some((work, permit)) = feed.take_work_of_consumer(&mut state) {
+                drop(state);
+                feed.carry_out(work, permit, Crew::Consumer);
+                feed.end_job();
+                state = feed.state.lock();
+                continue;
+            }
+            let begin = *since.get_or_insert_with(Instant::now);
+            let patience = feed.loader.patience;
+            if feed.arrived.wait_for(&mut state, patience).timed_out() {
+                match feed.held(&state, begin) {
                     Some(error) => return Some(Err(error)),
-                    None => since = Instant::now(), // a read takes its time
-                },
+                    None => since = None, // a read takes its time
+                }
             }
         }
     }
 
     /// Once everything has arrived: refuses it if a file changed, and closes the books.
     fn check(&self) -> Result<(), Error> {
-        let mut end = self.end.lock();
-        if end.missing > 0 || end.report.is_some() {
+        let state = self.feed.state.lock();
+        if state.missing > 0 || state.report.is_some() {
             return Ok(());
         }
+        drop(state);
         let unchanged = self.feed.files.check_unchanged();
-        self.finish(&mut end);
+        let Some(report) = self.finish() else {
+            return Ok(()); // another thread has closed them meanwhile
+        };
         unchanged?;
-        let report = end.report.clone().unwrap_or_default();
-        drop(end);
         Error::catch(|| {
             self.feed.loader.observer.finished(&report);
             Ok(())
         })
     }
 
-    fn finish(&self, end: &mut End) {
-        end.report.get_or_insert_with(|| self.feed.meter.report());
+    /// Ends the load; the final report is for the first who does.
+    fn finish(&self) -> Option<Report> {
+        let mut state = self.feed.state.lock();
+        let is_first = state.report.is_none();
+        let report = state.report.get_or_insert_with(|| self.feed.meter.report());
+        let report = is_first.then(|| report.clone());
+        drop(state);
         self.feed.cancel();
-        // Of a feed that failed, what other threads have delivered meanwhile is dropped.
-        while self.arrivals.try_recv().is_ok() {}
+        report
     }
 }
 
@@ -516,7 +625,7 @@ impl<W: Work> fmt::Debug for Consumer<W> {
         f.debug_struct("Consumer")
             .field("checkpoint", &self.feed.checkpoint.path())
             .field("budget", &self.feed.budget)
-            .field("missing", &self.end.lock().missing)
+            .field("missing", &self.feed.state.lock().missing)
             .finish_non_exhaustive()
     }
 }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 pub(crate) use self::chunks::chunk_bytes;
 pub use self::chunks::{Chunk, Chunks};
 pub(crate) use self::feed::Setting;
-use self::feed::{Consumer, Feed, Permit, Work};
+use self::feed::{Consumer, Crew, Feed, Permit, Work};
 use crate::{Error, Loader, Report, Tensor, TensorInfo};
 
 /// Neighbouring tensors up to this many bytes together are one job, so that small ones share a read.
@@ -73,8 +73,8 @@ impl Work for Batch {
         self.charge
     }
 
-    fn carry_out(self, feed: &Arc<Feed<Self>>, permit: Permit) -> Result<(), Error> {
-        let bytes = feed.read_tensors(self.tensors.clone(), permit)?;
+    fn carry_out(self, feed: &Arc<Feed<Self>>, permit: Permit, crew: Crew) -> Result<(), Error> {
+        let bytes = feed.read_tensors(self.tensors.clone(), permit, crew)?;
         let tensors: Vec<_> = self
             .tensors
             .zip(bytes)
