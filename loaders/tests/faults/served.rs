@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Lines, Write};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -84,7 +85,7 @@ pub(crate) enum Reads {
 pub(crate) enum Fault {
     /// With this error of the system.
     Error(i32),
-    /// With no more bytes, whatever the file's attributes say.
+    /// With the bytes before it and no more, whatever the file's attributes say.
     End,
     /// Never.
     Silence,
@@ -306,15 +307,17 @@ impl ServedFile {
         }
     }
 
-    /// Counts a read that ends at `end`; says how reads are answered, which this is, and whether a fault strikes it.
-    fn count(&self, end: u64) -> (Reads, usize, Option<Fault>) {
+    /// Counts a read of `range`; says how reads are answered, which this is, the fault that strikes it, and how many bytes come before that.
+    fn count(&self, range: &Range<u64>) -> (Reads, usize, Option<(Fault, usize)>) {
         let mut state = self.state.lock().expect("no panic");
         state.reads += 1;
-        let fault = state.conduct.fault.filter(|(_, when)| match when {
-            When::From(byte) => end > *byte,
-            When::After(reads) => state.reads > *reads,
+        let fault = state.conduct.fault.and_then(|(fault, when)| match when {
+            When::From(byte) if range.end > byte => {
+                Some((fault, byte.saturating_sub(range.start) as usize))
+            }
+            When::After(reads) if state.reads > reads => Some((fault, 0)),
+            _ => None,
         });
-        let fault = fault.map(|(fault, _)| fault);
         (state.conduct.reads, state.reads, fault)
     }
 }
@@ -363,12 +366,11 @@ impl Filesystem for ServedFile {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let wanted = u64::from(size).min(self.attributes.size.saturating_sub(offset)) as usize;
-        let (reads, number, fault) = self.count(offset + wanted as u64);
+        let mut wanted = u64::from(size).min(self.attributes.size.saturating_sub(offset)) as usize;
+        let (reads, number, fault) = self.count(&(offset..offset + wanted as u64));
         match fault {
-            Some(Fault::Error(errno)) => return reply.error(Errno::from_i32(errno)),
-            Some(Fault::End) => return reply.data(&[]),
-            Some(Fault::Silence) => {
+            Some((Fault::Error(errno), _)) => return reply.error(Errno::from_i32(errno)),
+            Some((Fault::Silence, _)) => {
                 let mut unanswered = self.unanswered.lock().expect("no panic");
                 unanswered.push(reply);
                 if unanswered.len() == 1 {
@@ -376,6 +378,7 @@ impl Filesystem for ServedFile {
                 }
                 return;
             }
+            Some((Fault::End, good)) => wanted = good,
             None => {}
         }
         let len = match reads {
