@@ -131,6 +131,10 @@ impl<F: RawFile> Direct<F> {
             .min(buffer.len());
         let start = offset - skipped as u64;
         let read = retried(|| self.file.read(&mut buffer[..blocks], start))?;
+        if read > 0 && read <= skipped {
+            // The file's end, or an answer short of a block, after which aligned reads come no further: the page cache will tell.
+            return Err(Errno::INVAL);
+        }
         let bytes = wanted.min(read.saturating_sub(skipped));
         target.copy_from(&buffer[skipped..skipped + bytes]);
         Ok(bytes)

@@ -1,4 +1,4 @@
-//! The three ways of loading.
+//! The ways of loading.
 
 use ckload_loaders::{Checkpoint, Error, Loader};
 
@@ -8,10 +8,11 @@ use super::Sample;
 pub(crate) enum Way {
     Resident,
     Stream,
+    Chunks,
     Into,
 }
 
-pub(crate) const WAYS: [Way; 3] = [Way::Resident, Way::Stream, Way::Into];
+pub(crate) const WAYS: [Way; 4] = [Way::Resident, Way::Stream, Way::Chunks, Way::Into];
 
 impl Way {
     /// Loads everything, if that works.
@@ -21,6 +22,9 @@ impl Way {
             Self::Stream => loader
                 .stream(checkpoint)?
                 .try_for_each(|tensor| tensor.map(drop)),
+            Self::Chunks => loader
+                .chunks(checkpoint)?
+                .try_for_each(|chunk| chunk.map(drop)),
             Self::Into => load_into(loader, checkpoint).map(drop),
         }
     }
@@ -43,6 +47,7 @@ impl Way {
                 }
                 assert_eq!(missing, 0, "not loaded");
             }
+            Self::Chunks => check_chunks(loader, checkpoint, sample)?,
             Self::Into => {
                 let memory = load_into(loader, checkpoint)?;
                 for (info, bytes) in checkpoint.tensors().iter().zip(memory) {
@@ -53,6 +58,21 @@ impl Way {
         }
         Ok(())
     }
+}
+
+/// Loads everything of `sample` in chunks, and compares each with its place in what was written.
+#[track_caller]
+fn check_chunks(loader: &Loader, checkpoint: &Checkpoint, sample: &Sample) -> Result<(), Error> {
+    let mut missing: u64 = sample.bytes();
+    for chunk in loader.chunks(checkpoint)? {
+        let chunk = chunk?;
+        let content = &sample.tensors[&chunk.tensor().name];
+        let place = &content.bytes[chunk.offset() as usize..][..chunk.bytes().len()];
+        assert!(chunk.bytes() == place, "the bytes of {chunk:?} differ");
+        missing -= place.len() as u64;
+    }
+    assert_eq!(missing, 0, "not loaded");
+    Ok(())
 }
 
 /// Loads each tensor into a vector of its own.

@@ -1,6 +1,6 @@
 //! Tests that need a process of their own: for limits that hold for a whole process, or as a user who may less.
 
-use std::io::{Read, Seek};
+use std::io::{Read, Seek, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -21,7 +21,12 @@ pub(crate) enum User {
     Same,
     /// One without privileges: nobody, if this is root.
     Unprivileged,
+    /// One who may mount file systems, which end with the process.
+    Mounting,
 }
+
+/// What a test that cannot be carried out here says, and why.
+const SKIPPED: &str = "skipped: ";
 
 /// Runs `body`, the whole of the test called `name`, in a process of its own; fails if it does, or if it hangs.
 #[track_caller]
@@ -32,10 +37,12 @@ pub(crate) fn in_child(name: &str, user: User, body: impl FnOnce()) {
         println!("{}", end_of(name));
         return;
     }
-    let program = std::env::current_exe().expect("tests are run from a file");
+    let mut command = match command(user) {
+        Ok(command) => command,
+        Err(reason) => return report(name, &reason),
+    };
     let mut output = tempfile::tempfile().expect("a temporary file");
     let handle = || Stdio::from(output.try_clone().expect("a second handle"));
-    let mut command = Command::new(program);
     command
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
         .env(CHILD, name)
@@ -44,13 +51,12 @@ pub(crate) fn in_child(name: &str, user: User, body: impl FnOnce()) {
         .current_dir("/")
         .stdout(handle())
         .stderr(handle());
-    if user == User::Unprivileged && geteuid().is_root() {
-        command.uid(NOBODY).gid(NOBODY);
-    }
     let child = match command.spawn() {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            println!("skipped: another user may not run this program: {error}");
-            return;
+            return report(
+                name,
+                &format!("another user may not run this program: {error}"),
+            );
         }
         child => child.expect("this program runs"),
     };
@@ -60,6 +66,48 @@ pub(crate) fn in_child(name: &str, user: User, body: impl FnOnce()) {
     output.read_to_string(&mut text).expect("text");
     let ran = text.contains(&end_of(name));
     assert!(status.success() && ran, "{status}:\n{text}");
+    for reason in text.lines().filter_map(|line| line.strip_prefix(SKIPPED)) {
+        report(name, reason);
+    }
+}
+
+/// This program, to be started as `user`; or why that cannot be.
+fn command(user: User) -> Result<Command, String> {
+    let program = std::env::current_exe().expect("tests are run from a file");
+    let mut command = Command::new(&program);
+    if user == User::Unprivileged && geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    if user == User::Mounting {
+        let mut private = vec!["--mount"];
+        if !geteuid().is_root() {
+            private.extend(["--user", "--map-root-user"]);
+        }
+        let unshare = || {
+            let mut unshare = Command::new("unshare");
+            unshare.args(&private).arg("--");
+            unshare
+        };
+        let probe = unshare().arg("true").output();
+        let probe = probe.map_err(|error| format!("unshare: {error}"))?;
+        if !probe.status.success() {
+            return Err(String::from_utf8_lossy(&probe.stderr).trim().to_owned());
+        }
+        command = unshare();
+        command.arg(program);
+    }
+    Ok(command)
+}
+
+/// Says from a child that its test cannot be carried out here.
+#[allow(clippy::print_stdout)]
+pub(crate) fn skip(reason: &str) {
+    println!("\n{SKIPPED}{reason}"); // the harness has begun a line
+}
+
+/// Says so to whoever runs the tests, past the harness, which keeps back what a test prints that passes.
+fn report(name: &str, reason: &str) {
+    let _ = writeln!(std::io::stderr(), "{name} {SKIPPED}{reason}");
 }
 
 fn end_of(name: &str) -> String {

@@ -149,19 +149,48 @@ fn something_else_in_the_file_s_place() {
     });
 }
 
+/// Opens a checkpoint in two files, does `harm` to the second, and returns what each way of loading says.
+fn failures_after_harm_to_a_shard(harm: impl Fn(&Path)) -> Vec<Error> {
+    let mut errors = Vec::new();
+    for io in Io::ALL {
+        for way in WAYS {
+            let sample = Sample::uniform(2, 1000);
+            let other = Sample::of(vec![octets("other", 1000)]);
+            let second = sample.folder.path().join("second.safetensors");
+            fs::copy(&other.path, &second).expect("room on the disk");
+            let checkpoint = Checkpoint::open(sample.folder.path()).expect("two good files");
+            harm(&second);
+            let pool = pool();
+            let loader = Loader::new().pool(&pool).io(io);
+            let error = failure(way.load(&loader, &checkpoint));
+            assert_eq!(error.path(), Some(second.as_path()), "{way:?}, {io}");
+            await_all_returned(&pool);
+            check_that_good_files_load(&loader);
+            errors.push(error);
+        }
+    }
+    errors
+}
+
 #[test]
 fn a_shard_deleted_before_the_load() {
-    let sample = Sample::uniform(2, 1000);
-    fs::copy(&sample.path, sample.folder.path().join("copy")).expect("room on the disk");
-    let other = Sample::of(vec![octets("other", 1000)]);
-    let second = sample.folder.path().join("second.safetensors");
-    fs::copy(&other.path, &second).expect("room on the disk");
-    let checkpoint = Checkpoint::open(sample.folder.path()).expect("two good files");
-    fs::remove_file(&second).expect("it is there");
-    for way in WAYS {
-        let error = failure(way.load(&Loader::new(), &checkpoint));
-        assert_eq!(error.path(), Some(second.as_path()), "{way:?}");
+    let delete = |path: &Path| fs::remove_file(path).expect("it is there");
+    for error in failures_after_harm_to_a_shard(delete) {
+        assert!(error.to_string().contains("cannot open"), "{error}");
     }
+}
+
+#[test]
+fn a_shard_that_may_not_be_read_any_more() {
+    let name = "files::a_shard_that_may_not_be_read_any_more";
+    in_child(name, User::Unprivileged, || {
+        let forbid = |path: &Path| {
+            fs::set_permissions(path, Permissions::from_mode(0o000)).expect("our own file");
+        };
+        for error in failures_after_harm_to_a_shard(forbid) {
+            assert!(error.to_string().contains("denied"), "{error}");
+        }
+    });
 }
 
 #[test]

@@ -8,6 +8,8 @@ mod files;
 mod limits;
 mod panics;
 mod racing;
+mod served;
+mod vanishing;
 
 use std::fs::OpenOptions;
 use std::path::Path;
