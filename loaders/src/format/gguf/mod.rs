@@ -7,7 +7,8 @@
 //!
 //! Where the specification is silent we do as llama.cpp's `gguf.cpp` does: every key occurs once and is not empty, a tensor may have no
 //! elements, its rows are whole blocks, and bytes that belong to no tensor (padding, and what stands behind the last one) may be anything.
-//! Unlike that, and like Python's `gguf`, we take tensors in any order and with gaps, names of more than 63 bytes, and nested arrays.
+//! So we do where it says less than the specification: an alignment is any power of two, a boolean any byte, and keys need not be ASCII.
+//! Where it says more we do as Python's `gguf`: tensors are in any order and may have gaps between them, and arrays may be nested.
 
 mod cursor;
 mod metadata;
@@ -40,8 +41,8 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 /// The most dimensions of a tensor, `GGML_MAX_DIMS`.
 const MAX_DIMS: u32 = 4;
 
-/// Keys have at most so many bytes, by the specification. We hold tensor names to the same: their limit, 63, is one that
-/// programs raise (`GGML_MAX_NAME`).
+/// Keys have at most so many bytes, by the specification. We hold the names of tensors to the same: 64 bytes, as it has them, are a
+/// limit that programs raise for themselves (`GGML_MAX_NAME`).
 const MAX_NAME_BYTES: u64 = 65_535;
 
 /// The fewest bytes of a key with its value: a length, a letter, a type, a byte.
@@ -174,8 +175,8 @@ fn read_tensor(
 
 /// Whether the elements can be counted in 63 bits, in whatever order the dimensions are multiplied, zeros among them or not.
 fn is_countable(shape: &[u64]) -> bool {
-    let dims = shape.iter().map(|&dim| dim.max(1));
-    let product = dims.into_iter().try_fold(1u64, u64::checked_mul);
+    let mut dims = shape.iter().map(|&dim| dim.max(1));
+    let product = dims.try_fold(1u64, u64::checked_mul);
     product.is_some_and(|elements| i64::try_from(elements).is_ok())
 }
 
