@@ -12,6 +12,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use serde::Serialize;
 
+use crate::format::gguf::{Part, check_parts};
 use crate::format::{self, Format};
 use crate::read::is_remote;
 use crate::source::{self, Source};
@@ -73,8 +74,8 @@ impl TensorInfo {
 
 /// A checkpoint whose headers were read; cheap to clone.
 ///
-/// Opening reads kilobytes, whatever the checkpoint's size. The files themselves are opened again by each load, which refuses
-/// files that are not those whose headers were read.
+/// Opening reads kilobytes, whatever the checkpoint's size; of a GGUF file also the vocabulary, some megabytes. The files themselves are
+/// opened again by each load, which refuses files that are not those whose headers were read.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), ckload_loaders::Error> {
@@ -144,9 +145,10 @@ impl Tensors {
 }
 
 impl Checkpoint {
-    /// Reads the headers of the checkpoint at `path`: a `.safetensors` file, a folder, or a `.safetensors.index.json`.
+    /// Reads the headers of the checkpoint at `path`: a safetensors or GGUF file, a folder, or a `.safetensors.index.json`.
     ///
-    /// In a folder an index decides which files belong to the checkpoint; without one every `.safetensors` file does.
+    /// A file's first bytes tell its format. Any part of a GGUF model that is split (`NAME-00001-of-00003.gguf`) stands for all of them. In a
+    /// folder an index decides which files belong to the checkpoint; without one every `.safetensors` file does.
     ///
     /// # Errors
     ///
@@ -166,6 +168,7 @@ impl Checkpoint {
             open_time: Duration::ZERO,
         };
         let mut tensors = Tensors::default();
+        let mut parts = Vec::with_capacity(files.len());
         for (number, path) in files.into_iter().enumerate() {
             let shard = index
                 .as_ref()
@@ -175,6 +178,7 @@ impl Checkpoint {
             if number == 0 {
                 opened.format = header.format;
             }
+            parts.push(Part::of(&header));
             for (key, value) in header.metadata {
                 opened.metadata.entry(key).or_insert(value);
             }
@@ -204,6 +208,7 @@ impl Checkpoint {
                 path,
             });
         }
+        check_parts(&opened.files, &parts, tensors.infos.len())?;
         if let Some((path, index)) = index
             && let Some((tensor, shard)) = index
                 .weight_map

@@ -10,14 +10,14 @@ const MAX_ALIGNMENT: u64 = 8;
 /// The type of a tensor's elements.
 ///
 /// The names are those of the safetensors format, version 0.8 of its reference implementation; what that lacks has the name that its own
-/// format gives it.
+/// format gives it. The quantised blocks are those of `ggml.h` and `ggml-common.h` in llama.cpp, where GGUF has its types from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(non_camel_case_types)] // the names are the file formats'
 #[non_exhaustive]
 pub enum Dtype {
     /// Boolean, one byte each.
     BOOL,
-    /// 4-bit float (OCP MXFP4), two to a byte.
+    /// 4-bit float (the elements of OCP MXFP4, without their scales), two to a byte. GGUF's blocks with scales are [`Dtype::MXFP4`].
     F4,
     /// 6-bit float (OCP MXFP6, 2 exponent and 3 mantissa bits), four to three bytes.
     F6_E2M3,
@@ -63,6 +63,60 @@ pub enum Dtype {
     C32,
     /// Complex number of two `F64` (PyTorch's and NumPy's `complex128`).
     C128,
+    /// GGUF block: 128 elements of 1 bit, a half precision scale.
+    Q1_0,
+    /// GGUF block: 64 elements of 2 bits, a half precision scale.
+    Q2_0,
+    /// GGUF block: 32 elements of 4 bits, a half precision scale.
+    Q4_0,
+    /// GGUF block: 32 elements of 4 bits, a half precision scale and minimum.
+    Q4_1,
+    /// GGUF block: 32 elements of 5 bits, a half precision scale.
+    Q5_0,
+    /// GGUF block: 32 elements of 5 bits, a half precision scale and minimum.
+    Q5_1,
+    /// GGUF block: 32 elements of 8 bits, a half precision scale.
+    Q8_0,
+    /// GGUF block: 32 elements of 8 bits, a half precision scale and sum. (Python's `gguf` has 40 bytes, from when both were single precision.)
+    Q8_1,
+    /// GGUF block: 256 elements of 2 bits in 16 groups, with scales and minimums.
+    Q2_K,
+    /// GGUF block: 256 elements of 3 bits in 16 groups, with scales.
+    Q3_K,
+    /// GGUF block: 256 elements of 4 bits in 8 groups, with scales and minimums.
+    Q4_K,
+    /// GGUF block: 256 elements of 5 bits in 8 groups, with scales and minimums.
+    Q5_K,
+    /// GGUF block: 256 elements of 6 bits in 16 groups, with scales.
+    Q6_K,
+    /// GGUF block: 256 elements of 8 bits, a single precision scale, and sums.
+    Q8_K,
+    /// GGUF block: 256 elements of 1.56 bits, by a codebook.
+    IQ1_S,
+    /// GGUF block: 256 elements of 1.75 bits, by a codebook.
+    IQ1_M,
+    /// GGUF block: 256 elements of 2.06 bits, by a codebook.
+    IQ2_XXS,
+    /// GGUF block: 256 elements of 2.31 bits, by a codebook.
+    IQ2_XS,
+    /// GGUF block: 256 elements of 2.56 bits, by a codebook.
+    IQ2_S,
+    /// GGUF block: 256 elements of 3.06 bits, by a codebook.
+    IQ3_XXS,
+    /// GGUF block: 256 elements of 3.44 bits, by a codebook.
+    IQ3_S,
+    /// GGUF block: 32 elements of 4 bits on a curve, a half precision scale.
+    IQ4_NL,
+    /// GGUF block: 256 elements of 4 bits on a curve in 8 groups, with scales.
+    IQ4_XS,
+    /// GGUF block: 256 ternary elements, five to a byte, a half precision scale.
+    TQ1_0,
+    /// GGUF block: 256 ternary elements, four to a byte, a half precision scale.
+    TQ2_0,
+    /// GGUF block: 32 elements of 4 bits behind an [`F8_E8M0`](Dtype::F8_E8M0) scale.
+    MXFP4,
+    /// GGUF block: 64 elements of 4 bits behind four [`F8_E4M3`](Dtype::F8_E4M3) scales.
+    NVFP4,
 }
 
 /// How elements are packed: so many of them take so many bytes.
@@ -76,15 +130,14 @@ pub struct Block {
 }
 
 impl Dtype {
-    /// The alignment in bytes that a slice of such elements needs in memory; 1 for packed elements.
+    /// The alignment in bytes that a slice of such elements, or of such blocks, needs in memory.
     ///
-    /// Always a power of two, at most 8.
+    /// The largest power of two, at most 8, that divides a block's bytes. Whatever a block is declared as, a C struct of its size needs no
+    /// more: its alignment divides its size.
     #[must_use]
     pub fn alignment(self) -> u64 {
-        match self.block() {
-            Block { elements: 1, bytes } => bytes.min(MAX_ALIGNMENT),
-            _ => 1,
-        }
+        let bytes = self.block().bytes;
+        (1 << bytes.trailing_zeros()).min(MAX_ALIGNMENT)
     }
 
     /// The bytes that `shape` takes, or `None` if the count overflows or does not end with a whole block.
@@ -154,6 +207,33 @@ dtypes!(
     U64 1 / 8,
     C32 1 / 4,
     C128 1 / 16,
+    Q1_0 128 / 18,
+    Q2_0 64 / 18,
+    Q4_0 32 / 18,
+    Q4_1 32 / 20,
+    Q5_0 32 / 22,
+    Q5_1 32 / 24,
+    Q8_0 32 / 34,
+    Q8_1 32 / 36,
+    Q2_K 256 / 84,
+    Q3_K 256 / 110,
+    Q4_K 256 / 144,
+    Q5_K 256 / 176,
+    Q6_K 256 / 210,
+    Q8_K 256 / 292,
+    IQ1_S 256 / 50,
+    IQ1_M 256 / 56,
+    IQ2_XXS 256 / 66,
+    IQ2_XS 256 / 74,
+    IQ2_S 256 / 82,
+    IQ3_XXS 256 / 98,
+    IQ3_S 256 / 110,
+    IQ4_NL 32 / 18,
+    IQ4_XS 256 / 136,
+    TQ1_0 256 / 54,
+    TQ2_0 256 / 66,
+    MXFP4 32 / 17,
+    NVFP4 64 / 36,
 );
 
 macro_rules! published {
@@ -273,6 +353,8 @@ mod tests {
         assert_eq!(Dtype::F4.bytes_of(&[3]), None);
         assert_eq!(Dtype::F4.bytes_of(&[4]), Some(2));
         assert_eq!(Dtype::F6_E2M3.bytes_of(&[4]), Some(3));
+        assert_eq!(Dtype::Q6_K.bytes_of(&[3, 512]), Some(6 * 210));
+        assert_eq!(Dtype::Q6_K.bytes_of(&[128]), None);
     }
 
     #[test]
@@ -283,5 +365,9 @@ mod tests {
         assert_eq!(Dtype::F6_E2M3.alignment(), 1);
         assert_eq!(Dtype::C64.alignment(), 8);
         assert_eq!(Dtype::C128.alignment(), 8);
+        assert_eq!(Dtype::Q4_0.alignment(), 2);
+        assert_eq!(Dtype::Q4_K.alignment(), 8);
+        assert_eq!(Dtype::Q8_K.alignment(), 4);
+        assert_eq!(Dtype::MXFP4.alignment(), 1);
     }
 }

@@ -26,7 +26,7 @@ pub enum Error {
     },
 
     /// A folder holds no checkpoint, or the path is neither a file nor a folder.
-    #[error("{} {reason}; point at a .safetensors file, a folder of them, or a .safetensors.index.json", path.display())]
+    #[error("{} {reason}; point at a .safetensors or .gguf file, a folder of .safetensors files, or a .safetensors.index.json", path.display())]
     NoCheckpoint {
         /// The path as given.
         path: PathBuf,
@@ -58,7 +58,7 @@ pub enum Error {
     },
 
     /// The file is of another format.
-    #[error("{} is not a safetensors file: it looks like {found}", path.display())]
+    #[error("{} is neither a safetensors nor a GGUF file: it looks like {found}", path.display())]
     OtherFormat {
         /// The file.
         path: PathBuf,
@@ -109,15 +109,15 @@ pub enum Error {
         reason: String,
     },
 
-    /// An index names a file that its folder lacks.
+    /// An index, or a part of a split file, names a file that its folder lacks.
     #[error(
         "{} names the file {shard:?}, which is not in its folder; download the missing shard",
         path.display()
     )]
     MissingShard {
-        /// The index.
+        /// The index or the part.
         path: PathBuf,
-        /// The file's name as the index gives it.
+        /// The file's name as the index gives it, or as the part's own name implies it.
         shard: String,
     },
 

@@ -413,7 +413,8 @@ mod tests {
             let described: Vec<(Dtype, u64)> = (0..random.usize(0..40))
                 .map(|_| {
                     let dtype = Dtype::ALL[random.usize(..Dtype::ALL.len())];
-                    (dtype, 8 * random.u64(0..500))
+                    let block = dtype.block().elements;
+                    (dtype, random.u64(0..4000).next_multiple_of(block))
                 })
                 .collect();
             let tensors = neighbours(random.u64(8..100), &described);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use crate::Error;
+use crate::format::gguf;
 use crate::format::index::Index;
 
 /// The files behind a path, in the order in which they are loaded.
@@ -19,7 +20,7 @@ pub(crate) struct Source {
 const INDEX_SUFFIX: &str = ".safetensors.index.json";
 const FILE_SUFFIX: &str = ".safetensors";
 
-/// Finds the files behind `path`: a file, a folder, or an index.
+/// Finds the files behind `path`: a file, a part of a split GGUF model, a folder, or an index.
 ///
 /// In a folder an index decides which files belong to the checkpoint; without one, every `.safetensors` file does.
 pub(crate) fn find(path: &Path) -> Result<Source, Error> {
@@ -31,7 +32,7 @@ pub(crate) fn find(path: &Path) -> Result<Source, Error> {
         return from_index(path.to_owned());
     }
     Ok(Source {
-        files: vec![path.to_owned()],
+        files: gguf::part_paths(path)?.unwrap_or_else(|| vec![path.to_owned()]),
         index: None,
     })
 }

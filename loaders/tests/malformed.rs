@@ -502,7 +502,7 @@ fn what_people_really_meet_under_a_model_s_name() {
             "other_format",
             "JSON",
         ),
-        case("GGUF", "GGUF\x03\0\0\0\0\0\0\0", "other_format", "GGUF"),
+        case("GGML", "lmgg\x01\0\0\0\0\0\0\0", "other_format", "GGML"),
         case(
             "torch.save",
             "PK\x03\x04\0\0\x08\x08\0\0\0\0",

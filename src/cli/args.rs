@@ -50,7 +50,7 @@ enum Command {
     Demo(DemoArgs),
     /// List the tensors, types, shapes and files of a checkpoint; reads only the headers
     Inspect {
-        /// A .safetensors file, a folder of them, or a .safetensors.index.json
+        /// A .safetensors or .gguf file, a folder of .safetensors files, or a .safetensors.index.json
         model: PathBuf,
     },
     /// Write a checkpoint with the tensor names and shapes of a known model and random values
@@ -62,7 +62,7 @@ enum Command {
 
 #[derive(clap::Args, Debug)]
 struct LoadArgs {
-    /// Checkpoints: .safetensors files, folders of them, or .safetensors.index.json files
+    /// Checkpoints: .safetensors or .gguf files, folders of .safetensors files, or .safetensors.index.json files
     #[arg(required = true)]
     model: Vec<PathBuf>,
 

@@ -1,4 +1,4 @@
-//! What a file is that failed to be a safetensors file.
+//! What a file is that failed to be a safetensors file, or an index of such.
 //!
 //! Asked only after a header was refused: no first bytes are suspicious in themselves, as they are a length there.
 
@@ -15,7 +15,9 @@ pub(crate) const SNIFF_BYTES: usize = 512;
 /// (`torch.save` before 1.6), the HDF5 and NumPy format specifications, RFC 1952 (gzip), RFC 8878 (zstd), POSIX ustar.
 const MAGICS: &[(usize, &[u8], &str)] = &[
     (0, b"GGUF", "a GGUF file"),
-    (0, b"lmgg", "a GGML file"),
+    (0, b"lmgg", "a GGML file (from before GGUF)"),
+    (0, b"fmgg", "a GGMF file (from before GGUF)"),
+    (0, b"tjgg", "a GGJT file (from before GGUF)"),
     (0, b"PK\x03\x04", "a zip archive (PyTorch checkpoints are)"),
     (
         0,

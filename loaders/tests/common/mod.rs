@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unused_imports)] // each test file uses a part
 
+mod gguf;
 mod random;
 mod way;
 mod writer;
@@ -16,6 +17,7 @@ use ckload_loaders::{ByteSize, Checkpoint, Dtype, Error, Loader, MetadataValue, 
 use ckload_pool::BufferPool;
 use tempfile::TempDir;
 
+pub(crate) use gguf::{Entry, GGML_TYPES, Gguf, Value, random_gguf};
 pub(crate) use random::{random_checkpoint, random_shard};
 pub(crate) use way::{WAYS, Way};
 pub(crate) use writer::{Escapes, Shard, Style, entry, header, safetensors_bytes};
