@@ -192,7 +192,10 @@ fn readers_of(storage: &Arc<Storage>, random: &mut Rng) -> Vec<(&'static str, Bo
     vec![
         ("buffered", Box::new(Buffered::new(buffered.clone()))),
         ("direct", Box::new(uncached())),
-        ("auto", Box::new(Auto::new(uncached(), size, Arc::default()))),
+        (
+            "auto",
+            Box::new(Auto::new(uncached(), size, Arc::default())),
+        ),
     ]
 }
 

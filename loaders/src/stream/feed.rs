@@ -216,8 +216,13 @@ impl<W: Work> Feed<W> {
         state.jobs += 1;
         self.meter.reading(state.jobs);
         drop(state);
-        let feed = Arc::clone(self);
-        self.workers.spawn(move || feed.run());
+        // Until it runs, a job keeps no files open for consumers that may be gone by then.
+        let feed = Arc::downgrade(self);
+        self.workers.spawn(move || {
+            if let Some(feed) = feed.upgrade() {
+                feed.run();
+            }
+        });
     }
 
     /// Does one piece of work after the other, as long as the budget admits the next.

@@ -1,7 +1,8 @@
 //! What the system or the pool refuses: memory, descriptors, threads, locked pages.
 
 use std::fs;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ckload_loaders::{ByteSize, Checkpoint, Error, Io, Loader};
 use ckload_pool::{BufferPool, GetError};
@@ -9,7 +10,8 @@ use rustix::process::Resource;
 
 use crate::child::{User, in_child, limited};
 use crate::common::{
-    KIB, MIB, Sample, Shard, WAYS, Way, await_all_returned, by_name, failure, index, octets, write,
+    HANG, KIB, MIB, Sample, Shard, WAYS, Way, await_all_returned, by_name, failure, index, octets,
+    write,
 };
 use crate::{check_that_good_files_load, pool};
 
@@ -23,6 +25,15 @@ fn address_space() -> u64 {
 fn open_descriptors() -> usize {
     let entries = fs::read_dir("/proc/self/fd").expect("Linux tells");
     entries.count() - 1 // the folder itself
+}
+
+/// A job that is just ending may still have files open.
+fn await_descriptors(wanted: usize) {
+    let start = Instant::now();
+    while open_descriptors() != wanted {
+        assert!(start.elapsed() < HANG, "{} are open", open_descriptors());
+        thread::yield_now();
+    }
 }
 
 /// Does `work` with no more than `bytes` of new address space.
@@ -327,7 +338,7 @@ fn there_are_too_few_descriptors() {
                     source.to_string().contains("Too many open files"),
                     "{error}"
                 );
-                assert_eq!(open_descriptors(), open, "{way:?}, {io}");
+                await_descriptors(open);
                 await_all_returned(&pool);
                 let enough = open + each * SHARDS + 1;
                 limited(Resource::Nofile, enough as u64, || {
