@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::format::{self, Format, Header};
 use crate::read::is_remote;
 use crate::source::{self, Source};
-use crate::stored::{ByteOrder, Stored};
+use crate::stored::{Arrangement, ByteOrder, Stored};
 use crate::{Dtype, Error, MetadataValue, Select};
 
 /// So many headers are read at a time: a network takes its time for each, a disk and the parser have enough to do.
@@ -75,6 +75,12 @@ impl TensorInfo {
             byte_order: ByteOrder::Little,
             stored: Stored::InPlace,
         }
+    }
+
+    /// What a load has to do to the bytes besides reading them: nothing, but for some tensors of PyTorch and NumPy files.
+    #[must_use]
+    pub fn arrangement(&self) -> Arrangement {
+        self.stored.arrangement()
     }
 }
 
