@@ -7,7 +7,7 @@ use ckload::{Checkpoint, Part, Place, Plan, Read};
 use serde::Serialize;
 
 use super::load::{open_all, way};
-use super::open::file_name;
+use super::open::file_labels;
 use super::options::{LoadOptions, OutputOptions};
 use super::report::{ModelSummary, SCHEMA, Table};
 use super::runner::Way;
@@ -196,9 +196,8 @@ fn file_table(checkpoint: &Checkpoint, plan: &Plan, rows: usize) -> Table {
         *bytes += read.len;
     }
     let mut table = Table::new(["file", "reads", "bytes"]);
-    for (file, total) in checkpoint.files().iter().zip(totals).take(rows) {
-        let name = style::escape(&file_name(&file.path)).into_owned();
-        table.row(std::iter::once(name).chain(total.map(units::count)));
+    for (label, total) in file_labels(checkpoint).into_iter().zip(totals).take(rows) {
+        table.row(std::iter::once(label).chain(total.map(units::count)));
     }
     table
 }
@@ -233,13 +232,13 @@ fn place_table(checkpoint: &Checkpoint, plan: &Plan, rows: usize) -> Table {
 
 /// What each read reads, and where it goes.
 fn read_table(checkpoint: &Checkpoint, plan: &Plan, rows: usize, columns: usize) -> Table {
-    let name_columns = MIN_NAME_COLUMNS.max(columns / 3);
+    let labels = file_labels(checkpoint);
+    let label_columns = MIN_NAME_COLUMNS.max(columns / 3);
     let mut table = Table::new(["read", "file", "offset", "bytes", "blocks"]);
     for (number, read) in plan.reads().iter().enumerate().take(rows) {
-        let name = file_name(&checkpoint.files()[read.file].path);
         table.row([
             number.to_string(),
-            cut_start(&style::escape(&name), name_columns),
+            cut_start(&labels[read.file], label_columns),
             units::count(read.offset),
             units::count(read.len),
             blocks(read),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use ckload::Checkpoint;
 
 use super::options::OutputOptions;
-use super::{Error, units};
+use super::{Error, style, units};
 
 /// So many of the files that were left out are named.
 const NAMED_FILES: usize = 4;
@@ -32,6 +32,25 @@ fn named(paths: &[PathBuf]) -> String {
         list += &format!(" and {} more", units::count(more));
     }
     list
+}
+
+/// What to call each file of `checkpoint`: its name, unless they lie in several folders.
+pub(crate) fn file_labels(checkpoint: &Checkpoint) -> Vec<String> {
+    let files = checkpoint.files();
+    let are_together = files
+        .windows(2)
+        .all(|pair| pair[0].path.parent() == pair[1].path.parent());
+    files
+        .iter()
+        .map(|file| {
+            let label = if are_together {
+                file_name(&file.path)
+            } else {
+                file.path.to_string_lossy().into_owned()
+            };
+            style::escape(&label).into_owned()
+        })
+        .collect()
 }
 
 /// The last part of `path`, for people.

@@ -2,7 +2,7 @@
 
 use ckload::synth::{Blueprint, Element, TensorSpec};
 
-use crate::support::{ckload, failure_of, json_of};
+use crate::support::{ckload, failure_of, json_of, stdout_of};
 
 #[test]
 fn a_quoted_pattern_is_one_model() {
@@ -28,6 +28,18 @@ fn a_quoted_pattern_is_one_model() {
         assert_eq!(report["models"].as_array().unwrap().len(), 1);
         assert_eq!(report["models"][0]["files"], files, "{pattern}");
     }
+    let below = folder.path().join("below");
+    std::fs::create_dir(&below).unwrap();
+    std::fs::rename(
+        folder.path().join("b.safetensors"),
+        below.join("b.safetensors"),
+    )
+    .unwrap();
+    let mut inspect = ckload();
+    let inspect = inspect.current_dir(folder.path());
+    let text = stdout_of(inspect.args(["inspect", "**/[ab].safetensors"]));
+    let files = "\n0: a.safetensors              1           3     12\n1: below/b.safetensors";
+    assert!(text.contains(files), "{text}");
     let (json, message) = failure_of(&mut load("*.gguf"), 1);
     assert_eq!(json["error"]["kind"], "no_checkpoint");
     assert!(message.contains("*.gguf matches no file"), "{message}");

@@ -196,46 +196,49 @@ pub(super) fn or_unfinished(error: Error) -> Error {
         Error::MissingShard { path, shard } => {
             (path, path.parent(), format!("{shard} is not there"))
         }
-        Error::BrokenLink { path, .. } => (
-            path,
-            path.parent(),
-            "it is a link to a blob that is not there".to_owned(),
-        ),
-        Error::NoCheckpoint { path, .. } if has_incomplete_blob(path) => {
+        Error::BrokenLink { path, .. } => {
+            let what = "it is a link to a blob that is not there";
+            (path, path.parent(), what.to_owned())
+        }
+        Error::NoCheckpoint { path, .. } => {
             (path, Some(path.as_path()), "it has no weights".to_owned())
         }
         _ => return error,
     };
     let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
-    match remedy_for(folder.unwrap_or(Path::new("."))) {
-        Some(remedy) => Error::UnfinishedDownload {
-            path: path.clone(),
-            what,
-            remedy,
-        },
-        None => error,
+    let Some((repository, commit)) = snapshot_of(folder.unwrap_or(Path::new("."))) else {
+        return error;
+    };
+    // A repository may well have no weights, unless some are on their way.
+    if matches!(error, Error::NoCheckpoint { .. }) && !has_incomplete_blob(&repository) {
+        return error;
+    }
+    Error::UnfinishedDownload {
+        path: path.clone(),
+        what,
+        remedy: download(&repo_of(&repository), Some(&commit)),
     }
 }
 
-/// Whether the repository of a snapshot has a blob that is still on its way.
-fn has_incomplete_blob(snapshot: &Path) -> bool {
-    fs::read_dir(snapshot.join("../../blobs")).is_ok_and(|blobs| {
-        blobs.flatten().any(|blob| {
-            let name = blob.file_name();
-            name.as_encoded_bytes().ends_with(b".incomplete")
-        })
-    })
-}
-
-/// The command that completes the snapshot in which `folder` lies; `None` if it lies in none.
-fn remedy_for(folder: &Path) -> Option<String> {
+/// The repository's folder and the commit of the snapshot in which `folder` lies; `None` if it lies in none.
+fn snapshot_of(folder: &Path) -> Option<(PathBuf, String)> {
     let real = fs::canonicalize(folder).ok()?;
     real.ancestors().find_map(|snapshot| {
         let snapshots = snapshot.parent()?;
         let repository = snapshots.parent()?;
         let is_snapshot = snapshots.file_name()? == "snapshots" && is_repository(repository);
         let commit = snapshot.file_name()?.to_str()?;
-        is_snapshot.then(|| download(&repo_of(repository), Some(commit)))
+        is_snapshot.then(|| (repository.to_owned(), commit.to_owned()))
+    })
+}
+
+/// Whether a blob of the repository is still on its way.
+fn has_incomplete_blob(repository: &Path) -> bool {
+    fs::read_dir(repository.join("blobs")).is_ok_and(|blobs| {
+        blobs.flatten().any(|blob| {
+            let name = blob.file_name();
+            name.as_encoded_bytes().ends_with(b".incomplete")
+        })
     })
 }
 

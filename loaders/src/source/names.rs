@@ -148,9 +148,7 @@ fn is_no_model(stem: &str) -> bool {
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
     };
     // DeepSpeed's optimizer states, and the weights of OpenVINO, whose names and shapes are in another file.
-    NO_MODELS.iter().any(|name| counted(&name))
-        || stem.ends_with("optim_states")
-        || stem.starts_with("openvino_")
+    NO_MODELS.iter().any(counted) || stem.ends_with("optim_states") || stem.starts_with("openvino_")
 }
 
 fn parse_digits(text: &str) -> Option<u32> {

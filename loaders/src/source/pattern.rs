@@ -105,7 +105,9 @@ fn add_below(folder: &Path, next: &mut BTreeSet<PathBuf>) -> Result<(), Error> {
             let path = error.path().unwrap_or(folder).to_owned();
             Error::io("read the folder", &path)(error.into())
         })?;
-        next.insert(entry.into_path());
+        let path = entry.path();
+        let below = path.strip_prefix(or_here(folder)).unwrap_or(path);
+        next.insert(folder.join(below));
     }
     Ok(())
 }

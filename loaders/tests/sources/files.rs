@@ -25,6 +25,10 @@ fn a_link_to_a_file_or_a_folder() {
     symlink("real/model.safetensors", folder.path("file")).expect("a link");
     assert_eq!(load(folder.path("folder")), "a");
     assert_eq!(load(folder.path("file")), "a");
+    symlink("gone/model.safetensors", folder.path("broken")).expect("a link");
+    let error = refused(folder.path("broken"), "broken_link", "broken");
+    let target = "gone/model.safetensors";
+    assert!(error.to_string().contains(target), "{error}");
 }
 
 /// Opening a pipe would wait for somebody to write.

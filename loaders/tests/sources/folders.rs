@@ -189,3 +189,21 @@ fn links_that_go_in_circles() {
         .index(&[("a", "one.safetensors")]);
     refused(folder.0.path(), "io", "one.safetensors");
 }
+
+/// Headers are read several at a time; which error is told must not depend on who comes first.
+#[test]
+fn of_several_broken_files_the_first_is_named() {
+    let mut folder = Folder::new();
+    for number in 10..40 {
+        folder = folder.shard(&format!("{number}.safetensors"), &[&number.to_string()]);
+    }
+    let names: Vec<String> = (10..40).map(|number| number.to_string()).collect();
+    assert_eq!(load(folder.0.path()), names.join(" "));
+    for number in [17, 18, 25, 39] {
+        let name = format!("{number}.safetensors");
+        write(&folder.path(&name), &shard(&["x"])[..60]);
+    }
+    for _ in 0..100 {
+        refused(folder.0.path(), "truncated", "17.safetensors");
+    }
+}

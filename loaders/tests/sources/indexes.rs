@@ -3,7 +3,7 @@
 use ckload_loaders::Checkpoint;
 
 use crate::common::{index, write};
-use crate::{Folder, INDEX, load, refused};
+use crate::{Folder, INDEX, ignored, load, refused};
 
 #[test]
 fn an_index_by_its_name_and_by_its_folder() {
@@ -146,4 +146,27 @@ fn an_index_that_is_no_index() {
     refused(folder.0.path(), "lfs_pointer", INDEX);
     let folder = folder.file(INDEX, "<!DOCTYPE html><html>");
     refused(folder.path(INDEX), "html_page", INDEX);
+}
+
+/// What the files hold does not matter here: a format is told by the bytes.
+#[test]
+fn the_index_of_pytorch_files() {
+    let name = "pytorch_model.bin.index.json";
+    let folder = Folder::new()
+        .shard("pytorch_model-00001-of-00002.bin", &["a"])
+        .shard("pytorch_model-00002-of-00002.bin", &["b"])
+        .shard("pytorch_model.fp16.bin", &["a", "b"])
+        .file("training_args.bin", "no model");
+    let places = [
+        ("a", "pytorch_model-00001-of-00002.bin"),
+        ("b", "pytorch_model-00002-of-00002.bin"),
+    ];
+    let folder = folder.file(name, &index(places));
+    assert_eq!(load(folder.path(name)), "a b");
+    assert_eq!(load(folder.0.path()), "a b");
+    assert_eq!(ignored(folder.0.path()), "pytorch_model.fp16.bin");
+    let folder = folder.file(name, &index([("a", "../a.bin")]));
+    refused(folder.0.path(), "shard_outside_folder", "../a.bin");
+    let folder = folder.file(name, &index([("a", "pytorch_model-00003-of-00003.bin")]));
+    refused(folder.0.path(), "missing_shard", "00003-of-00003");
 }

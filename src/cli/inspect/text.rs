@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use ckload::{Arrangement, ByteOrder, Checkpoint, MetadataValue, TensorInfo};
 
-use crate::cli::open::file_name;
+use crate::cli::open::file_labels;
 use crate::cli::report::Table;
 use crate::cli::width::cut_end;
 use crate::cli::{style, units};
@@ -167,9 +167,8 @@ fn file_table(checkpoint: &Checkpoint, columns: usize) -> Table {
         totals[tensor.file] = totals[tensor.file].plus(tensor);
     }
     let mut table = Table::new(["file", "tensors", "parameters", "bytes"]);
-    for (number, (file, total)) in checkpoint.files().iter().zip(totals).enumerate() {
-        let name = style::escape(&file_name(&file.path)).into_owned();
-        table.row(std::iter::once(format!("{number}: {name}")).chain(total.cells()));
+    for (number, (label, total)) in file_labels(checkpoint).iter().zip(totals).enumerate() {
+        table.row(std::iter::once(format!("{number}: {label}")).chain(total.cells()));
     }
     table.fit(columns);
     table
