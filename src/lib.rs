@@ -32,10 +32,10 @@
 pub mod synth;
 
 pub use ckload_loaders::{
-    AllocationReport, Block, ByteOrder, ByteSize, Bytes, Checkpoint, Chunk, Chunks, Dtype, Element,
-    Error, FileInfo, Format, Io, IoReport, Loader, MetadataValue, Model, Observer, Part, Place,
-    Plan, Planned, Read, ReadDone, ReadPolicy, Report, Select, Source, Stream, Tensor, TensorInfo,
-    UnknownIo, usage,
+    AllocationReport, Arrangement, Block, ByteOrder, ByteSize, Bytes, Checkpoint, Chunk, Chunks,
+    Dtype, Element, Error, FileInfo, Format, Io, IoReport, Loader, MetadataValue, Model, Observer,
+    Part, Place, Plan, Planned, Read, ReadDone, ReadPolicy, Report, Select, Source, Stream, Tensor,
+    TensorInfo, UnknownIo, usage,
 };
 pub use ckload_pool::{self as pool, BufferPool, PooledBuffer};
 

@@ -10,14 +10,19 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
+use rayon::ThreadPoolBuilder;
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use serde::Serialize;
 
 use crate::format::gguf::{Part, check_parts};
-use crate::format::{self, Format};
+use crate::format::{self, Format, Header};
 use crate::read::is_remote;
 use crate::source::{self, Source};
-use crate::stored::{ByteOrder, Stored};
+use crate::stored::{Arrangement, ByteOrder, Stored};
 use crate::{Dtype, Error, MetadataValue, Select};
+
+/// So many headers are read at a time: a network takes its time for each, a disk and the parser have enough to do.
+const HEADER_THREADS: usize = 8;
 
 /// A file of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -27,6 +32,8 @@ pub struct FileInfo {
     pub path: PathBuf,
     /// Its size in bytes, header included.
     pub bytes: u64,
+    /// The name of the blob that the file is in a cache of Hugging Face: 64 hexadecimal digits are its SHA-256, 40 its object name in Git.
+    pub hub_blob: Option<String>,
 }
 
 /// A tensor of a checkpoint: what its file's header says of it.
@@ -70,6 +77,12 @@ impl TensorInfo {
             stored: Stored::InPlace,
         }
     }
+
+    /// What a load has to do to the bytes besides reading them: nothing, but for some tensors of PyTorch and NumPy files.
+    #[must_use]
+    pub fn arrangement(&self) -> Arrangement {
+        self.stored.arrangement()
+    }
 }
 
 /// A checkpoint whose headers were read; cheap to clone.
@@ -97,6 +110,7 @@ struct Opened {
     path: PathBuf,
     format: Format,
     files: Vec<FileInfo>,
+    ignored: Vec<PathBuf>,
     identities: Vec<Identity>,
     /// Whether a file is on a network file system.
     is_remote: bool,
@@ -145,10 +159,17 @@ impl Tensors {
 }
 
 impl Checkpoint {
-    /// Reads the headers of the checkpoint at `path`: a safetensors or GGUF file, a folder, or a `.safetensors.index.json`.
+    /// Reads the headers of the checkpoint at `path`: a file, a folder, an index, or one of these in a cache of Hugging Face.
     ///
-    /// A file's first bytes tell its format. Any part of a GGUF model that is split (`NAME-00001-of-00003.gguf`) stands for all of them. In a
-    /// folder an index decides which files belong to the checkpoint; without one every `.safetensors` file does.
+    /// * A file is read as what its first bytes say. Any part of a GGUF model that is split (`NAME-00001-of-00003.gguf`) stands for all of them.
+    /// * In a folder safetensors come first, then PyTorch files with an index, GGUF, PyTorch files, NumPy. An index decides which files
+    ///   belong to the checkpoint; without one every `.safetensors` file does that is no variant (`model.fp16.safetensors`) of
+    ///   another. [`Checkpoint::ignored`] tells what was left out.
+    /// * An index: `model.safetensors.index.json`, `pytorch_model.bin.index.json`.
+    /// * In a cache of Hugging Face a repository's folder (`models--org--name`), which stands for its `main`, and a snapshot.
+    /// * What does not exist and has one of `*?[{` is a pattern, as shells have them; the files that match are one checkpoint.
+    /// * What does not exist and reads like `org/name`, or `org/name@revision`, is looked for in the cache of Hugging Face: in `HF_HUB_CACHE`,
+    ///   else `HF_HOME/hub`, else `~/.cache/huggingface/hub`. Nothing is ever downloaded.
     ///
     /// # Errors
     ///
@@ -157,11 +178,16 @@ impl Checkpoint {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let start = Instant::now();
         let path = path.as_ref();
-        let Source { files, index } = source::find(path)?;
+        let Source {
+            files,
+            index,
+            ignored,
+        } = source::find(path)?;
         let mut opened = Opened {
             path: path.to_owned(),
             format: Format::Safetensors,
             files: Vec::with_capacity(files.len()),
+            ignored,
             identities: Vec::with_capacity(files.len()),
             is_remote: false,
             metadata: BTreeMap::new(),
@@ -169,12 +195,16 @@ impl Checkpoint {
         };
         let mut tensors = Tensors::default();
         let mut parts = Vec::with_capacity(files.len());
-        for (number, path) in files.into_iter().enumerate() {
+        for (number, file) in read_headers(files).into_iter().enumerate() {
             let shard = index
                 .as_ref()
                 .map(|(_, index)| index.shards[number].0.as_str());
-            let (file, metadata) = source::open_regular(&path)?;
-            let header = format::read_header(&path, &file, metadata.len())?;
+            let OpenedFile {
+                info: file,
+                identity,
+                is_remote,
+                header,
+            } = file?;
             if number == 0 {
                 opened.format = header.format;
             }
@@ -195,18 +225,15 @@ impl Checkpoint {
                 if let Err((first, info)) = tensors.push(info) {
                     let first = &opened.files[tensors.infos[first].file];
                     return Err(Error::DuplicateTensor {
-                        path,
+                        path: file.path,
                         first: first.path.clone(),
                         tensor: info.name,
                     });
                 }
             }
-            opened.identities.push(Identity::of(&metadata));
-            opened.is_remote |= is_remote(&file);
-            opened.files.push(FileInfo {
-                bytes: metadata.len(),
-                path,
-            });
+            opened.identities.push(identity);
+            opened.is_remote |= is_remote;
+            opened.files.push(file);
         }
         check_parts(&opened.files, &parts, tensors.infos.len())?;
         if let Some((path, index)) = index
@@ -244,6 +271,14 @@ impl Checkpoint {
     #[must_use]
     pub fn files(&self) -> &[FileInfo] {
         &self.opened.files
+    }
+
+    /// Files of the same folder that look like a checkpoint's and were left out, in the order of their names.
+    ///
+    /// Empty unless a folder was opened.
+    #[must_use]
+    pub fn ignored(&self) -> &[PathBuf] {
+        &self.opened.ignored
     }
 
     /// The tensors in file order: by file, then by their place in it.
@@ -328,6 +363,44 @@ impl Checkpoint {
             .iter()
             .rev()
             .find(|info| info.file == file && at < info.offset + info.bytes)
+    }
+}
+
+/// A file whose header was read.
+struct OpenedFile {
+    info: FileInfo,
+    identity: Identity,
+    is_remote: bool,
+    header: Header,
+}
+
+impl OpenedFile {
+    fn open(path: PathBuf) -> Result<Self, Error> {
+        let (file, metadata) = source::open_regular(&path)?;
+        Ok(Self {
+            header: format::read_header(&path, &file, metadata.len())?,
+            identity: Identity::of(&metadata),
+            is_remote: is_remote(&file),
+            info: FileInfo {
+                bytes: metadata.len(),
+                hub_blob: source::blob_of(&path),
+                path,
+            },
+        })
+    }
+}
+
+/// Reads the headers of several files at a time; the results are in the order of the files.
+fn read_headers(files: Vec<PathBuf>) -> Vec<Result<OpenedFile, Error>> {
+    let threads = ThreadPoolBuilder::new()
+        .num_threads(files.len().min(HEADER_THREADS))
+        .thread_name(|number| format!("ckload-open-{number}"));
+    // Threads are a gain, not a need.
+    match (files.len() > 1).then(|| threads.build()) {
+        Some(Ok(threads)) => {
+            threads.install(|| files.into_par_iter().map(OpenedFile::open).collect())
+        }
+        _ => files.into_iter().map(OpenedFile::open).collect(),
     }
 }
 

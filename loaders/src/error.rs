@@ -10,6 +10,9 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use ckload_pool::GetError;
 
+/// Of several checkpoints, so many are named.
+const NAMED_FILES: usize = 8;
+
 /// Why a checkpoint could not be opened or loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -26,12 +29,76 @@ pub enum Error {
     },
 
     /// A folder holds no checkpoint, or the path is neither a file nor a folder.
-    #[error("{} {reason}; point at a .safetensors or .gguf file, a folder of .safetensors files, or a .safetensors.index.json", path.display())]
+    #[error("{} {reason}; point at a checkpoint's file, its folder, or its .index.json", path.display())]
     NoCheckpoint {
         /// The path as given.
         path: PathBuf,
         /// What was found instead.
         reason: &'static str,
+    },
+
+    /// A folder holds several checkpoints, none of which is the better choice.
+    #[error(
+        "{} holds several checkpoints: {}; point at one of them{}",
+        path.display(),
+        file_names(candidates),
+        candidates.first().map(|first| format!(", such as {}", first.display())).unwrap_or_default()
+    )]
+    Ambiguous {
+        /// The folder, or the pattern that matched several folders.
+        path: PathBuf,
+        /// Their files, or indexes, or folders.
+        candidates: Vec<PathBuf>,
+    },
+
+    /// A link leads to nothing.
+    #[error(
+        "{} is a link to {}, where nothing is; bring back the file, or point at the checkpoint where it is now",
+        path.display(),
+        target.display()
+    )]
+    BrokenLink {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
+
+    /// A path that does not exist is not the name of a repository in the cache of Hugging Face either.
+    #[error(
+        "{repo} is neither a file, nor a folder, nor in the cache of Hugging Face ({}); `{}` fetches it, if it is a repository",
+        cache.display(),
+        crate::source::download(repo, revision.as_deref())
+    )]
+    NotCached {
+        /// What was taken for a repository: `org/name`.
+        repo: String,
+        /// The revision that was asked for.
+        revision: Option<String>,
+        /// The folder of the cache; empty if neither the environment nor the user has one.
+        cache: PathBuf,
+    },
+
+    /// A repository in the cache of Hugging Face lacks the snapshot that is meant.
+    #[error("{} {reason}; `{remedy}` fetches it", path.display())]
+    NoSnapshot {
+        /// The repository's folder.
+        path: PathBuf,
+        /// What was looked for, and what was found.
+        reason: String,
+        /// The command that helps.
+        remedy: String,
+    },
+
+    /// A snapshot in the cache of Hugging Face lacks a file: its download did not come to its end.
+    #[error("{} is incomplete: {what}; the download was not finished, `{remedy}` goes on with it", path.display())]
+    UnfinishedDownload {
+        /// The snapshot, the index or the file.
+        path: PathBuf,
+        /// What is missing.
+        what: String,
+        /// The command that helps.
+        remedy: String,
     },
 
     /// The file is a Git LFS pointer: a few lines of text that stand for the real file.
@@ -109,15 +176,15 @@ pub enum Error {
         reason: String,
     },
 
-    /// An index, or a part of a split file, names a file that its folder lacks.
+    /// An index names a file that its folder lacks, or a file is one of several by its name (`-00001-of-00004`), and not all are there.
     #[error(
-        "{} names the file {shard:?}, which is not in its folder; download the missing shard",
+        "{} needs the file {shard:?}, which is not in its folder; download the missing shard",
         path.display()
     )]
     MissingShard {
-        /// The index or the part.
+        /// The index, or the file that is there.
         path: PathBuf,
-        /// The file's name as the index gives it, or as the part's own name implies it.
+        /// The missing file's name, as the index gives it.
         shard: String,
     },
 
@@ -320,6 +387,11 @@ impl Error {
         match self {
             Self::Io { .. } => "io",
             Self::NoCheckpoint { .. } => "no_checkpoint",
+            Self::Ambiguous { .. } => "ambiguous",
+            Self::BrokenLink { .. } => "broken_link",
+            Self::NotCached { .. } => "not_cached",
+            Self::NoSnapshot { .. } => "no_snapshot",
+            Self::UnfinishedDownload { .. } => "unfinished_download",
             Self::LfsPointer { .. } => "lfs_pointer",
             Self::HtmlPage { .. } => "html_page",
             Self::OtherFormat { .. } => "other_format",
@@ -353,6 +425,10 @@ impl Error {
         match self {
             Self::Io { path, .. }
             | Self::NoCheckpoint { path, .. }
+            | Self::Ambiguous { path, .. }
+            | Self::BrokenLink { path, .. }
+            | Self::NoSnapshot { path, .. }
+            | Self::UnfinishedDownload { path, .. }
             | Self::LfsPointer { path, .. }
             | Self::HtmlPage { path }
             | Self::OtherFormat { path, .. }
@@ -366,6 +442,7 @@ impl Error {
             | Self::Changed { path, .. }
             | Self::Read { path, .. }
             | Self::UnknownTensor { path, .. } => Some(path),
+            Self::NotCached { repo, .. } => Some(Path::new(repo)),
             _ => None,
         }
     }
@@ -395,6 +472,16 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
         .map(|message| (*message).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no message".to_owned())
+}
+
+/// The names of the first few files, and how many more there are.
+fn file_names(paths: &[PathBuf]) -> String {
+    let first = paths.iter().take(NAMED_FILES);
+    let names = first.map(|path| path.file_name().unwrap_or(path.as_os_str()));
+    let names: Vec<String> = names
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect();
+    named(&names, paths.len().saturating_sub(NAMED_FILES))
 }
 
 /// A list of names, and how many are left out.

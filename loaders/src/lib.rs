@@ -41,6 +41,6 @@ pub use self::plan::{Part, Place, Plan, Read};
 pub use self::read::{Io, ReadPolicy, UnknownIo};
 pub use self::report::{AllocationReport, IoReport, Report};
 pub use self::select::Select;
-pub use self::stored::ByteOrder;
+pub use self::stored::{Arrangement, ByteOrder};
 pub use self::stream::{Chunk, Chunks, Stream};
 pub use self::tensor::Tensor;

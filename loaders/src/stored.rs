@@ -46,6 +46,42 @@ pub(crate) enum Storage {
     },
 }
 
+impl Stored {
+    pub(crate) fn arrangement(&self) -> Arrangement {
+        match self {
+            Self::InPlace => Arrangement::InPlace,
+            Self::Runs { .. } => Arrangement::Strided,
+            Self::Scattered(view) => match view.storage {
+                Storage::Plain { .. } => Arrangement::Strided,
+                Storage::Deflated { .. } => Arrangement::Compressed,
+            },
+        }
+    }
+}
+
+/// What a load has to do to a tensor's bytes besides reading them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Arrangement {
+    /// Nothing: they lie in the file as they will in memory.
+    #[default]
+    InPlace,
+    /// Gather them: they lie apart, or in another order, as those of a transposed PyTorch tensor.
+    Strided,
+    /// Inflate them.
+    Compressed,
+}
+
+impl fmt::Display for Arrangement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::InPlace => "in place",
+            Self::Strided => "strided",
+            Self::Compressed => "compressed",
+        })
+    }
+}
+
 /// In which order the bytes of an element lie.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -72,5 +108,39 @@ impl fmt::Display for ByteOrder {
             Self::Little => "little-endian",
             Self::Big => "big-endian",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_in_place_says_so() {
+        let view = |storage| {
+            Stored::Scattered(Arc::new(Scattered {
+                storage,
+                start: 0,
+                strides: vec![1, 2],
+            }))
+        };
+        let plain = Storage::Plain {
+            offset: 64,
+            bytes: 24,
+        };
+        let deflated = Storage::Deflated {
+            offset: 64,
+            packed: 9,
+            bytes: 24,
+        };
+        let runs = Stored::Runs { run: 4, stride: 8 };
+        for (stored, name) in [
+            (Stored::InPlace, "in place"),
+            (runs, "strided"),
+            (view(plain), "strided"),
+            (view(deflated), "compressed"),
+        ] {
+            assert_eq!(stored.arrangement().to_string(), name);
+        }
     }
 }

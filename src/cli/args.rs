@@ -50,7 +50,7 @@ enum Command {
     Demo(DemoArgs),
     /// List the tensors, types, shapes and files of a checkpoint; reads only the headers
     Inspect {
-        /// A .safetensors or .gguf file, a folder of .safetensors files, or a .safetensors.index.json
+        /// A checkpoint: a file, a folder, an index, a quoted pattern, or org/name in the cache of Hugging Face
         model: PathBuf,
     },
     /// Write a checkpoint with the tensor names and shapes of a known model and random values
@@ -62,7 +62,10 @@ enum Command {
 
 #[derive(clap::Args, Debug)]
 struct LoadArgs {
-    /// Checkpoints: .safetensors or .gguf files, folders of .safetensors files, or .safetensors.index.json files
+    /// Checkpoints: files, folders, indexes, quoted patterns, or org/name in the cache of Hugging Face
+    ///
+    /// A pattern, such as 'models/*.safetensors', is one checkpoint. The cache is looked for as huggingface_hub does (HF_HUB_CACHE,
+    /// HF_HOME); org/name@revision means another revision than main. Nothing is downloaded.
     #[arg(required = true)]
     model: Vec<PathBuf>,
 

@@ -1,15 +1,24 @@
 //! `ckload --dry-run`: what a load would do.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
-use ckload::{Checkpoint, Plan};
+use ckload::{Checkpoint, Part, Place, Plan, Read};
 use serde::Serialize;
 
 use super::load::{open_all, way};
+use super::open::file_labels;
 use super::options::{LoadOptions, OutputOptions};
 use super::report::{ModelSummary, SCHEMA, Table};
 use super::runner::Way;
+use super::width::cut_start;
 use super::{Error, style, units};
+
+/// So many rows of a table are shown, unless all are asked for.
+const SHOWN_ROWS: usize = 20;
+
+/// File names are cut no shorter than this.
+const MIN_NAME_COLUMNS: usize = 16;
 
 /// The plans of all models, as JSON.
 #[derive(Serialize)]
@@ -23,13 +32,25 @@ struct DryRun<'a> {
 
 #[derive(Serialize)]
 struct PlanEntry<'a> {
+    files: Vec<Cow<'a, str>>,
     /// Bytes of each block of memory.
     slots: &'a [u64],
+    places: Vec<PlaceEntry<'a>>,
     reads: Vec<ReadEntry>,
+}
+
+/// Where a tensor will lie.
+#[derive(Serialize)]
+struct PlaceEntry<'a> {
+    tensor: &'a str,
+    slot: usize,
+    offset: u64,
+    len: u64,
 }
 
 #[derive(Serialize)]
 struct ReadEntry {
+    /// Index into `files`.
     file: usize,
     offset: u64,
     len: u64,
@@ -45,7 +66,7 @@ struct PartEntry {
 
 /// Prints the plan of each model. Reads headers only.
 pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), Error> {
-    let checkpoints = open_all(options)?;
+    let checkpoints = open_all(options, output)?;
     let loader = options.reading.loader();
     let plans: Vec<Plan> = checkpoints
         .iter()
@@ -56,37 +77,63 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
         Way::Streamed { budget } => Some(budget.as_u64()),
     };
     if output.json {
+        let plans = checkpoints.iter().zip(&plans);
         output.write_json(&DryRun {
             schema: SCHEMA,
             models: checkpoints.iter().map(ModelSummary::of).collect(),
             budget,
-            plans: plans.iter().map(PlanEntry::of).collect(),
+            plans: plans
+                .map(|(checkpoint, plan)| PlanEntry::of(checkpoint, plan))
+                .collect(),
         })?;
     } else if !output.quiet {
-        let mut out = output.stdout();
+        let mut out = io::BufWriter::new(output.stdout());
+        let rows = if options.verbose {
+            usize::MAX
+        } else {
+            SHOWN_ROWS
+        };
         for (checkpoint, plan) in checkpoints.iter().zip(&plans) {
-            write_plan(&mut out, checkpoint, plan, budget)?;
+            write_plan(&mut out, checkpoint, plan, budget, rows)?;
         }
+        out.flush()?;
     }
     Ok(())
 }
 
 impl<'a> PlanEntry<'a> {
-    fn of(plan: &'a Plan) -> Self {
-        let part = |part: &ckload::Part| PartEntry {
+    fn of(checkpoint: &'a Checkpoint, plan: &'a Plan) -> Self {
+        let files = checkpoint.files().iter();
+        let place = |place: &Place| {
+            let tensor = &checkpoint.tensors()[place.tensor];
+            PlaceEntry {
+                tensor: &tensor.name,
+                slot: place.slot,
+                offset: place.offset,
+                len: tensor.bytes,
+            }
+        };
+        Self {
+            files: files.map(|file| file.path.to_string_lossy()).collect(),
+            slots: plan.slots(),
+            places: plan.places().iter().map(place).collect(),
+            reads: plan.reads().iter().map(ReadEntry::of).collect(),
+        }
+    }
+}
+
+impl ReadEntry {
+    fn of(read: &Read) -> Self {
+        let part = |part: &Part| PartEntry {
             slot: part.slot,
             offset: part.offset,
             len: part.len,
         };
-        let reads = plan.reads().iter().map(|read| ReadEntry {
+        Self {
             file: read.file,
             offset: read.offset,
             len: read.len,
             parts: read.parts.iter().map(part).collect(),
-        });
-        Self {
-            slots: plan.slots(),
-            reads: reads.collect(),
         }
     }
 }
@@ -96,6 +143,7 @@ fn write_plan(
     checkpoint: &Checkpoint,
     plan: &Plan,
     budget: Option<u64>,
+    rows: usize,
 ) -> io::Result<()> {
     let title = style::TITLE;
     let path = checkpoint.path().to_string_lossy();
@@ -115,22 +163,96 @@ fn write_plan(
             units::bytes(budget)
         )?;
     }
-    writeln!(out)?;
-    let mut table = Table::new(["read", "file", "offset", "bytes", "blocks"]);
-    for (number, read) in plan.reads().iter().enumerate() {
-        let mut slots: Vec<String> = read
-            .parts
-            .iter()
-            .map(|part| part.slot.to_string())
-            .collect();
-        slots.dedup();
+    let columns = style::columns();
+    for (table, all) in [
+        (file_table(checkpoint, plan, rows), checkpoint.files().len()),
+        (block_table(plan, rows), plan.slots().len()),
+        (place_table(checkpoint, plan, rows), plan.places().len()),
+        (
+            read_table(checkpoint, plan, rows, columns),
+            plan.reads().len(),
+        ),
+    ] {
+        let mut table = table;
+        table.fit(columns);
+        writeln!(out)?;
+        table.write(out)?;
+        let left = all.saturating_sub(rows);
+        if left > 0 {
+            let left = units::count(left as u64);
+            writeln!(out, "… and {left} more; -v shows all")?;
+        }
+    }
+    Ok(())
+}
+
+/// What is read from each file.
+fn file_table(checkpoint: &Checkpoint, plan: &Plan, rows: usize) -> Table {
+    // Per file: reads, bytes.
+    let mut totals = vec![[0; 2]; checkpoint.files().len()];
+    for read in plan.reads() {
+        let [reads, bytes] = &mut totals[read.file];
+        *reads += 1;
+        *bytes += read.len;
+    }
+    let mut table = Table::new(["file", "reads", "bytes"]);
+    for (label, total) in file_labels(checkpoint).into_iter().zip(totals).take(rows) {
+        table.row(std::iter::once(label).chain(total.map(units::count)));
+    }
+    table
+}
+
+/// How large each block of memory is, and how many tensors share it.
+fn block_table(plan: &Plan, rows: usize) -> Table {
+    let mut tensors = vec![0; plan.slots().len()];
+    for place in plan.places() {
+        tensors[place.slot] += 1;
+    }
+    let mut table = Table::new(["block", "tensors", "bytes"]);
+    for (slot, (&bytes, tensors)) in plan.slots().iter().zip(tensors).enumerate().take(rows) {
+        table.row([slot.to_string(), units::count(tensors), units::count(bytes)]);
+    }
+    table
+}
+
+/// Where each tensor will lie.
+fn place_table(checkpoint: &Checkpoint, plan: &Plan, rows: usize) -> Table {
+    let mut table = Table::new(["tensor", "block", "offset", "bytes"]);
+    for place in plan.places().iter().take(rows) {
+        let tensor = &checkpoint.tensors()[place.tensor];
         table.row([
-            number.to_string(),
-            read.file.to_string(),
-            units::count(read.offset),
-            units::count(read.len),
-            slots.join(" "),
+            style::escape(&tensor.name).into_owned(),
+            place.slot.to_string(),
+            units::count(place.offset),
+            units::count(tensor.bytes),
         ]);
     }
-    table.write(out)
+    table
+}
+
+/// What each read reads, and where it goes.
+fn read_table(checkpoint: &Checkpoint, plan: &Plan, rows: usize, columns: usize) -> Table {
+    let labels = file_labels(checkpoint);
+    let label_columns = MIN_NAME_COLUMNS.max(columns / 3);
+    let mut table = Table::new(["read", "file", "offset", "bytes", "blocks"]);
+    for (number, read) in plan.reads().iter().enumerate().take(rows) {
+        table.row([
+            number.to_string(),
+            cut_start(&labels[read.file], label_columns),
+            units::count(read.offset),
+            units::count(read.len),
+            blocks(read),
+        ]);
+    }
+    table
+}
+
+/// `0`, or `3 to 17`: a read fills blocks that follow one another.
+fn blocks(read: &Read) -> String {
+    let slots = read.parts.iter().map(|part| part.slot);
+    match (slots.clone().min(), slots.max()) {
+        (Some(first), Some(last)) if first < last => format!("{first} to {last}"),
+        (Some(only), _) => only.to_string(),
+        (None, _) => String::new(),
+    }
 }

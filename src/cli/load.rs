@@ -3,6 +3,7 @@
 use ckload::{ByteSize, Checkpoint, Loader, ReadPolicy};
 
 use super::Error;
+use super::open::open;
 use super::options::{LoadOptions, OutputOptions, Sides};
 use super::progress::Progress;
 use super::report::{LoadReport, ModelReport, ModelSummary};
@@ -12,7 +13,7 @@ use super::{report, savings};
 /// Loads each model as often as asked, one model after the other, and prints the report.
 pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), Error> {
     // A model that cannot be opened is to be known before minutes go into loading the others.
-    let checkpoints = open_all(options)?;
+    let checkpoints = open_all(options, output)?;
     let bytes = checkpoints.iter().map(Checkpoint::bytes).sum();
     let progress = Progress::new(output, "loading", bytes);
     let setup = Setup {
@@ -71,12 +72,15 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
 }
 
 /// Opens every model and narrows it to the tensors that are asked for.
-pub(crate) fn open_all(options: &LoadOptions) -> Result<Vec<Checkpoint>, Error> {
+pub(crate) fn open_all(
+    options: &LoadOptions,
+    output: &OutputOptions,
+) -> Result<Vec<Checkpoint>, Error> {
     options
         .models
         .iter()
         .map(|path| {
-            let whole = Checkpoint::open(path)?;
+            let whole = open(path, output)?;
             let checkpoint = whole.select(&options.select);
             if checkpoint.tensors().is_empty() && !whole.tensors().is_empty() {
                 return Err(Error::NothingSelected { path: path.clone() });

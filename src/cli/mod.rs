@@ -11,6 +11,7 @@ mod error;
 mod inspect;
 pub(crate) mod interrupt;
 mod load;
+mod open;
 mod options;
 mod progress;
 mod report;
@@ -19,6 +20,7 @@ mod savings;
 mod style;
 mod synth;
 mod units;
+mod width;
 
 pub(crate) use error::Error;
 use options::Action;

@@ -12,6 +12,7 @@ use super::options::OutputOptions;
 pub(crate) const TITLE: Style = Style::new().bold();
 pub(crate) const GAIN: Style = AnsiColor::Green.on_default().bold();
 pub(crate) const FAINT: Style = Style::new().dimmed();
+pub(crate) const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 pub(crate) const ERROR: Style = AnsiColor::Red.on_default().bold();
 
 /// Width of text that is not shown on a terminal.
@@ -33,9 +34,22 @@ impl OutputOptions {
         !self.json && !self.quiet && io::stderr().is_terminal()
     }
 
+    /// Tells what is worth knowing and no failure, in one line on standard error.
+    pub(crate) fn warn(&self, message: &str) -> io::Result<()> {
+        if self.quiet {
+            return Ok(());
+        }
+        let warning = WARNING;
+        writeln!(
+            self.stderr(),
+            "{warning}warning{warning:#}: {}",
+            escape(message)
+        )
+    }
+
     /// Prints one JSON object.
     pub(crate) fn write_json(&self, value: &impl Serialize) -> io::Result<()> {
-        let mut out = io::stdout().lock();
+        let mut out = io::BufWriter::new(io::stdout().lock());
         serde_json::to_writer_pretty(&mut out, value)?;
         writeln!(out)?;
         out.flush()

@@ -239,15 +239,40 @@ fn a_folder_is_a_model() {
 #[test]
 fn a_dry_run_loads_nothing_and_prints_the_plan() {
     let model = Model::of_large_tensors(2);
-    let text = stdout_of(ckload().arg(model.path()).arg("--dry-run"));
-    assert!(text.contains("a resident load: "), "{text}");
+    let text = stdout_of(
+        ckload()
+            .arg(model.path())
+            .args(["--dry-run", "--read-size", "3MiB"]),
+    );
     assert!(
-        text.contains("of 4.0 MiB into 1 block of 4.0 MiB"),
+        text.contains("a resident load: 2 reads of 4.0 MiB into 1 block of 4.0 MiB"),
         "{text}"
     );
     assert!(
         text.contains("a stream: no more than 256.0 MiB at a time"),
         "{text}"
     );
-    assert!(text.contains("read  file"), "{text}");
+    for line in [
+        "file               reads      bytes",
+        "model.safetensors      2  4,194,304",
+        "block  tensors      bytes",
+        "0            2  4,194,304",
+        "tensor  block     offset      bytes",
+        "1           0  2,097,152  2,097,152",
+        "read               file     offset      bytes  blocks",
+        "1     model.safetensors  3,145,875  1,048,576       0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    }
+}
+
+#[test]
+fn the_plan_of_a_large_model_is_shortened_unless_asked_for() {
+    let model = Model::of_large_tensors(30);
+    let short = stdout_of(ckload().arg(model.path()).arg("--dry-run"));
+    assert!(short.contains("\n… and 10 more; -v shows all\n"), "{short}");
+    assert!(!short.contains("\n29  "), "{short}");
+    let whole = stdout_of(ckload().arg(model.path()).args(["--dry-run", "-v"]));
+    assert!(!whole.contains("more; -v"), "{whole}");
+    assert!(whole.contains("\n29  "), "{whole}");
 }

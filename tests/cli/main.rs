@@ -2,11 +2,13 @@
 
 mod demo;
 mod errors;
+mod hub;
 mod inspect;
 mod json;
 mod load;
 mod pinning;
 mod signals;
+mod sources;
 mod streams;
 mod support;
 mod synth;

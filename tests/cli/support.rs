@@ -51,10 +51,17 @@ impl Model {
     }
 }
 
-/// The command, free of what the environment says about colors.
+/// The command, free of what the environment says about colors and caches.
 pub(crate) fn ckload() -> Command {
     let mut command = Command::new(program());
-    for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
+    for variable in [
+        "NO_COLOR",
+        "CLICOLOR",
+        "CLICOLOR_FORCE",
+        "HF_HUB_CACHE",
+        "HUGGINGFACE_HUB_CACHE",
+        "HF_HOME",
+    ] {
         command.env_remove(variable);
     }
     command

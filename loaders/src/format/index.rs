@@ -1,9 +1,11 @@
-//! The index of a checkpoint in several files: `model.safetensors.index.json`, as Hugging Face's `transformers` writes it.
+//! The index of a checkpoint in several files, as Hugging Face's `transformers` writes it: `model.safetensors.index.json` and
+//! `pytorch_model.bin.index.json`.
 //!
 //! One JSON object; its `weight_map` maps each tensor's name to the file, beside the index, that holds it.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::fs;
+use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
@@ -11,9 +13,10 @@ use serde::Deserialize;
 use super::safetensors::{MAX_HEADER_BYTES, UniqueMap};
 use super::sniff::{SNIFF_BYTES, name_impostor};
 use crate::Error;
-use crate::source::open_regular;
+use crate::source::{cannot_open, open_regular};
 
 /// An index, checked by itself: its files exist beside it, its names are unique.
+#[derive(Debug)]
 pub(crate) struct Index {
     /// From tensor name to file name.
     pub(crate) weight_map: BTreeMap<String, String>,
@@ -30,7 +33,7 @@ impl Index {
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let malformed = |reason: String| Error::Malformed {
             path: path.to_owned(),
-            format: "safetensors index",
+            format: "checkpoint index",
             place: "the JSON object".to_owned(),
             reason,
         };
@@ -78,11 +81,13 @@ fn shard_path(index: &Path, folder: &Path, name: &str) -> Result<PathBuf, Error>
         });
     }
     let path = folder.join(name);
-    if !path.exists() {
-        return Err(Error::MissingShard {
+    match fs::metadata(&path) {
+        Ok(_) => Ok(path),
+        Err(error) if fs::symlink_metadata(&path).is_ok() => Err(cannot_open(&path, error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::MissingShard {
             path: index.to_owned(),
             shard: name.to_owned(),
-        });
+        }),
+        Err(error) => Err(cannot_open(&path, error)),
     }
-    Ok(path)
 }

@@ -209,6 +209,7 @@ fn what_arrives_after_the_error_is_not_kept() {
         let loader = Loader::new()
             .pool(&pool)
             .threads(2)
+            .io(Io::Buffered) // else the consumer reads as well, and cannot tell it to go on
             .budget(ByteSize::mib(2))
             .observer(observer);
         let mut stream = loader.stream(&sample.open()).expect("a good file");

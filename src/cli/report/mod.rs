@@ -86,8 +86,7 @@ impl ModelSummary {
 
     /// The last part of the path, for a line that must be short.
     pub(crate) fn file_name(&self) -> String {
-        let path = Path::new(&self.path);
-        let name = path.file_name().unwrap_or(path.as_os_str());
-        super::style::escape(&name.to_string_lossy()).into_owned()
+        let name = super::open::file_name(Path::new(&self.path));
+        super::style::escape(&name).into_owned()
     }
 }

@@ -5,12 +5,16 @@ use std::io::{self, Write};
 use unicode_width::UnicodeWidthStr;
 
 use crate::cli::style;
+use crate::cli::width::cut_start;
 
 /// Rows of cells under a header: the first column leans left, all others right.
 pub(crate) struct Table {
     header: Vec<String>,
     rows: Vec<Vec<String>>,
 }
+
+/// However narrow the terminal, the first column is cut no shorter than this.
+const MIN_COLUMNS: usize = 16;
 
 /// Between columns.
 const GAP: &str = "  ";
@@ -30,13 +34,32 @@ impl Table {
         self.rows.push(cells);
     }
 
+    /// Cuts the starts of what is in the first column, so that lines have no more than so many columns.
+    pub(crate) fn fit(&mut self, columns: usize) {
+        let others: usize = self.widths()[1..]
+            .iter()
+            .map(|width| GAP.len() + width)
+            .sum();
+        let room = columns.saturating_sub(others).max(MIN_COLUMNS);
+        for row in &mut self.rows {
+            if row[0].width() > room {
+                row[0] = cut_start(&row[0], room);
+            }
+        }
+    }
+
+    fn widths(&self) -> Vec<usize> {
+        let mut widths = vec![0; self.header.len()];
+        for row in std::iter::once(&self.header).chain(&self.rows) {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = cell.width().max(*width);
+            }
+        }
+        widths
+    }
+
     pub(crate) fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        let widths: Vec<usize> = (0..self.header.len())
-            .map(|column| {
-                let cells = std::iter::once(&self.header).chain(&self.rows);
-                cells.map(|row| row[column].width()).max().unwrap_or(0)
-            })
-            .collect();
+        let widths = self.widths();
         let title = style::TITLE;
         writeln!(out, "{title}{}{title:#}", line(&self.header, &widths))?;
         for row in &self.rows {
@@ -63,6 +86,24 @@ fn line(cells: &[String], widths: &[usize]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_column_gives_way() {
+        let mut table = Table::new(["name", "bytes"]);
+        table.row(["model.layers.10.mlp.gate_proj.weight", "1,234"]);
+        table.row(["short", "1"]);
+        table.fit(30);
+        let mut out = Vec::new();
+        table
+            .write(&mut anstream::StripStream::new(&mut out))
+            .unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "name                     bytes\n\
+             …0.mlp.gate_proj.weight  1,234\n\
+             short                        1\n"
+        );
+    }
 
     #[test]
     fn columns_line_up_whatever_the_script() {

@@ -1,0 +1,70 @@
+//! Texts that have so many columns.
+
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+use super::style::escape;
+
+/// The end of `text` behind an ellipsis if it is too wide: names differ in their ends.
+pub(crate) fn cut_start(text: &str, columns: usize) -> String {
+    if text.width() <= columns {
+        return text.to_owned();
+    }
+    let kept = text.char_indices().rev();
+    let start = within(kept, columns).map_or(text.len(), |(start, _)| start);
+    format!("…{}", &text[start..])
+}
+
+/// The start of `text` without what a terminal obeys, before an ellipsis if it is too wide.
+pub(crate) fn cut_end(text: &str, columns: usize) -> String {
+    // Of a text of megabytes only the start is looked at: few characters take no column.
+    let far = text.char_indices().nth(2 * columns + 1);
+    let near = far.map_or(text, |(end, _)| &text[..end]);
+    let safe = escape(near);
+    if far.is_none() && safe.width() <= columns {
+        return safe.into_owned();
+    }
+    let end =
+        within(safe.char_indices(), columns).map_or(0, |(start, last)| start + last.len_utf8());
+    format!("{}…", &safe[..end])
+}
+
+/// The last of `characters` that has room beside an ellipsis in so many columns.
+fn within(
+    characters: impl Iterator<Item = (usize, char)>,
+    columns: usize,
+) -> Option<(usize, char)> {
+    let mut room = columns.saturating_sub(1);
+    characters
+        .map_while(|(at, character)| {
+            room = room.checked_sub(character.width().unwrap_or(0))?;
+            Some((at, character))
+        })
+        .last()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_keep_their_ends() {
+        assert_eq!(cut_start("h.0.attn.bias", 13), "h.0.attn.bias");
+        assert_eq!(cut_start("h.0.attn.bias", 10), "…attn.bias");
+        assert_eq!(cut_start("重み重み", 5), "…重み");
+        assert_eq!(cut_start("ab", 0), "…");
+    }
+
+    #[test]
+    fn long_texts_keep_their_starts() {
+        assert_eq!(cut_end("a model", 7), "a model");
+        assert_eq!(cut_end("a model", 6), "a mod…");
+        assert_eq!(cut_end("重み重み", 5), "重み…");
+        assert_eq!(cut_end("a\u{1b}b", 20), "a\\u{1b}b");
+        assert_eq!(
+            cut_end(&"\u{301}".repeat(1000), 10).chars().last(),
+            Some('…')
+        );
+        assert_eq!(cut_end("ab", 0), "…");
+        assert_eq!(cut_end("", 0), "");
+    }
+}
