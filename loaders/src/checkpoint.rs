@@ -1,7 +1,7 @@
 //! A checkpoint that was opened: its headers are read, its tensors are known, none is loaded.
 
 use std::collections::BTreeMap;
-use std::fs::{File, Metadata};
+use std::fs::{self, File, Metadata};
 use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,9 @@ pub struct FileInfo {
     pub path: PathBuf,
     /// Its size in bytes, header included.
     pub bytes: u64,
+    /// The name of the file that it links to in a folder called `blobs`, as in a Hugging Face cache: there a large file is named by its
+    /// SHA-256, a small one by git's digest of 40 digits. `None` for a file that is no such link.
+    pub hub_blob: Option<String>,
 }
 
 /// A tensor of a checkpoint: what its file's header says of it.
@@ -201,6 +204,7 @@ impl Checkpoint {
             opened.is_remote |= is_remote(&file);
             opened.files.push(FileInfo {
                 bytes: metadata.len(),
+                hub_blob: hub_blob(&path),
                 path,
             });
         }
@@ -324,6 +328,13 @@ impl Checkpoint {
             .rev()
             .find(|info| info.file == file && at < info.offset + info.bytes)
     }
+}
+
+/// The name of the file in a folder called `blobs` that `path` links to, if it does.
+fn hub_blob(path: &Path) -> Option<String> {
+    let target = fs::read_link(path).ok()?;
+    let folder = target.parent()?.file_name()?;
+    (folder == "blobs").then(|| target.file_name()?.to_str().map(str::to_owned))?
 }
 
 /// What tells a file from one that took its place.

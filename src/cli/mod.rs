@@ -19,6 +19,7 @@ mod savings;
 mod style;
 mod synth;
 mod units;
+mod verify;
 
 pub(crate) use error::Error;
 use options::Action;
@@ -33,5 +34,6 @@ pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
         Action::Demo(options) => demo::run(options, output),
         Action::Inspect { model } => inspect::run(model, output),
         Action::Synth(options) => synth::run(options, output),
+        Action::Verify(options) => verify::run(options, output),
     }
 }
