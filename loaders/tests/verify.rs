@@ -203,7 +203,7 @@ fn every_kind_of_difference_is_named() {
             of("same", Dtype::U8, &[8]),
             of("shape", Dtype::U8, &[2, 4]),
             of("dtype", Dtype::I8, &[8]),
-            of("extra", Dtype::U8, &[8]),
+            of("not recorded", Dtype::U8, &[8]),
             damaged,
         ],
     );
@@ -223,7 +223,7 @@ fn every_kind_of_difference_is_named() {
         of_tensor("tensor_shape", "shape"),
         of_tensor("tensor_dtype", "dtype"),
         of_tensor("tensor_missing", "missing"),
-        of_tensor("tensor_extra", "extra"),
+        of_tensor("tensor_extra", "not recorded"),
         of_tensor("tensor_digest", "bytes"),
     ]);
     assert_eq!(named, expected);

@@ -11,3 +11,4 @@ mod streams;
 mod support;
 mod synth;
 mod usage;
+mod verify;
