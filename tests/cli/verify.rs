@@ -263,7 +263,7 @@ fn the_report_has_digests_and_what_they_took() {
     for part in [
         "safetensors, 1 file, 30 tensors, ",
         &sha256sum(&model.path()),
-        "tensor                     dtype",
+        "tensor                  dtype",
         " read in ",
         "; hashing took ",
         " and reading ",

@@ -188,7 +188,8 @@ mod tests {
             let tensors: Vec<TensorInfo> = (0..random.usize(0..12))
                 .map(|number| {
                     let start = random.u64(0..=len);
-                    let end = random.choice([start, random.u64(start..=len), len]);
+                    let end = [start, random.u64(start..=len), len];
+                    let end = random.choice(end);
                     let bytes = end.expect("one of three") - start;
                     let name = number.to_string();
                     TensorInfo::in_place(name, Dtype::U8, vec![bytes], bytes, start)

@@ -7,6 +7,7 @@ mod manifest;
 mod mismatch;
 mod pass;
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
@@ -198,19 +199,20 @@ impl Loader {
             found[number] = Some(in_tensor);
         }
         let elsewhere = self.load_elsewhere(checkpoint, finite, &mut found)?;
-        let mut sha256s = vec![None; checkpoint.files().len()];
-        for (number, sha256) in outcome.files {
-            sha256s[number] = Some(sha256);
-        }
+        let mut sha256s = outcome.files;
+        sha256s.sort_unstable_by_key(|(number, _)| *number);
         let files = checkpoint.files().iter().zip(sha256s);
         let tensors = infos.iter().zip(found);
         let verification = Verification {
             files: files
-                .filter_map(|(file, sha256)| Some(FileDigest::new(file, sha256?)))
+                .map(|(file, (_, sha256))| FileDigest::new(file, sha256))
                 .collect(),
             tensors: tensors
-                .filter_map(|(info, found)| Some(TensorDigest::new(info, found?)))
-                .collect(),
+                .map(|(info, found)| match found {
+                    Some(found) => Ok(TensorDigest::new(info, found)),
+                    None => Err(cut_off(checkpoint, info)),
+                })
+                .collect::<Result<_, _>>()?,
             report: meter.report().and(&elsewhere),
         };
         self.observer.finished(&verification.report);
@@ -264,6 +266,17 @@ impl Loader {
             }
         }
         Ok(stream.report())
+    }
+}
+
+/// Of a tensor whose bytes did not all pass.
+fn cut_off(checkpoint: &Checkpoint, info: &TensorInfo) -> Error {
+    let message = "the file ends before the tensor does";
+    Error::Read {
+        path: checkpoint.files()[info.file].path.clone(),
+        tensor: info.name.clone(),
+        range: info.offset..info.offset.saturating_add(info.bytes),
+        source: io::Error::new(io::ErrorKind::UnexpectedEof, message),
     }
 }
 
