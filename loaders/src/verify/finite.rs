@@ -16,17 +16,19 @@ const LARGEST: usize = 8;
 ///
 /// Counts of a block are as wide as its values, so that the compiler can add up many at once.
 macro_rules! count_bits {
-    ($bits:ty, $order:expr, $bytes:expr, |$value:ident| $kind:expr) => {{
+    ($bits:ty, $order:expr, $bytes:expr, |$value:ident| $kind:expr) => {
+        match $order {
+            ByteOrder::Little => count_bits!($bits, from_le_bytes, $bytes, $value, $kind),
+            ByteOrder::Big => count_bits!($bits, from_be_bytes, $bytes, $value, $kind),
+        }
+    };
+    ($bits:ty, $from_bytes:ident, $bytes:expr, $value:ident, $kind:expr) => {{
         const SIZE: usize = size_of::<$bits>();
-        let from_bytes = match $order {
-            ByteOrder::Little => <$bits>::from_le_bytes,
-            ByteOrder::Big => <$bits>::from_be_bytes,
-        };
         let mut counts = NonFinite::default();
         for block in $bytes.chunks(BLOCK_VALUES * SIZE) {
             let (mut nan, mut infinite): ($bits, $bits) = (0, 0);
             for value in block.as_chunks::<SIZE>().0 {
-                let $value = from_bytes(*value);
+                let $value = <$bits>::$from_bytes(*value);
                 let (is_nan, is_infinite) = $kind;
                 nan += <$bits>::from(is_nan);
                 infinite += <$bits>::from(is_infinite);
