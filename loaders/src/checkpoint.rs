@@ -32,7 +32,8 @@ pub struct FileInfo {
     pub path: PathBuf,
     /// Its size in bytes, header included.
     pub bytes: u64,
-    /// The name of the blob that the file is in a cache of Hugging Face: 64 hexadecimal digits are its SHA-256, 40 its object name in Git.
+    /// The name of the blob that the file links to in a cache of Hugging Face: there a large file is named by its SHA-256 (64 hexadecimal
+    /// digits), a small one by its object name in git (40). `None` for a file that is no such link.
     pub hub_blob: Option<String>,
 }
 

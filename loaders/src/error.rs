@@ -365,6 +365,20 @@ pub enum Error {
         source: globset::Error,
     },
 
+    /// A list of digests is not one.
+    #[error(
+        "{} is not a list of digests: {place}: {reason}; give what `ckload verify --json` or `sha256sum` printed",
+        path.display()
+    )]
+    Manifest {
+        /// The list's file.
+        path: PathBuf,
+        /// Where: a line, or a part of the JSON object.
+        place: String,
+        /// What is wrong there.
+        reason: String,
+    },
+
     /// The loader's threads could not be started.
     #[error("cannot start the loader's threads: {source}")]
     Threads {
@@ -414,6 +428,7 @@ impl Error {
             Self::WrongDtype { .. } => "wrong_dtype",
             Self::ForeignByteOrder { .. } => "foreign_byte_order",
             Self::Pattern { .. } => "pattern",
+            Self::Manifest { .. } => "manifest",
             Self::Threads { .. } => "threads",
             Self::WorkerPanicked { .. } => "worker_panicked",
         }
@@ -441,6 +456,7 @@ impl Error {
             | Self::DuplicateTensor { path, .. }
             | Self::Changed { path, .. }
             | Self::Read { path, .. }
+            | Self::Manifest { path, .. }
             | Self::UnknownTensor { path, .. } => Some(path),
             Self::NotCached { repo, .. } => Some(Path::new(repo)),
             _ => None,

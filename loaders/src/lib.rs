@@ -25,6 +25,7 @@ mod stored;
 mod stream;
 mod tensor;
 pub mod usage;
+mod verify;
 
 pub use bytes::Bytes;
 pub use bytesize::ByteSize;
@@ -44,3 +45,7 @@ pub use self::select::Select;
 pub use self::stored::{Arrangement, ByteOrder};
 pub use self::stream::{Chunk, Chunks, Stream};
 pub use self::tensor::Tensor;
+pub use self::verify::{
+    Digest, FileDigest, Manifest, Mismatch, NonFinite, NotADigest, TensorDigest, Verification,
+    VerifyOptions,
+};

@@ -60,6 +60,7 @@ pub struct Loader {
     chunk_size: Option<u64>,
     io: Io,
     drop_cache: bool,
+    digests: bool,
     budget: Option<ByteSize>,
     pub(crate) patience: Duration,
     pub(crate) observer: Arc<dyn Observer>,
@@ -86,6 +87,7 @@ impl Loader {
             chunk_size: None,
             io: Io::default(),
             drop_cache: false,
+            digests: false,
             budget: None,
             patience: Duration::from_secs(30),
             observer: Arc::new(Silent),
@@ -129,6 +131,17 @@ impl Loader {
     #[must_use]
     pub fn drop_cache(mut self, drop: bool) -> Self {
         self.drop_cache = drop;
+        self
+    }
+
+    /// Computes the SHA-256 of every tensor that is loaded: see [`Tensor::sha256`] for it, and [`Report::digest_seconds`] for what it
+    /// took. Default: `false`.
+    ///
+    /// In a stream the thread that has just read a tensor hashes it, before it is delivered. In a resident load the threads that have
+    /// read hash tensor by tensor once everything is there. [`Chunks`] and [`load_into`](Self::load_into) hash nothing.
+    #[must_use]
+    pub fn digests(mut self, digests: bool) -> Self {
+        self.digests = digests;
         self
     }
 
@@ -179,12 +192,22 @@ impl Loader {
     /// there, more join them, up to 8 on a local disk and 32 over a network, since they wait most of the time.
     #[must_use]
     pub fn policy(&self, checkpoint: &Checkpoint) -> ReadPolicy {
-        ReadPolicy::new(
-            checkpoint.bytes(),
-            checkpoint.is_remote(),
-            self.threads,
-            self.read_size,
-        )
+        self.policy_for(checkpoint.bytes(), checkpoint)
+    }
+
+    /// How `bytes` of the files of `checkpoint` are read.
+    pub(crate) fn policy_for(&self, bytes: u64, checkpoint: &Checkpoint) -> ReadPolicy {
+        let is_remote = checkpoint.is_remote();
+        ReadPolicy::new(bytes, is_remote, self.threads, self.read_size)
+    }
+
+    /// Opens all files of `checkpoint` for reading them whole.
+    pub(crate) fn open_all(
+        &self,
+        checkpoint: &Checkpoint,
+        policy: ReadPolicy,
+    ) -> Result<Files, Error> {
+        Files::open_all(checkpoint, self.io, self.drop_cache, &self.staging, policy)
     }
 
     /// What a resident load of `checkpoint` would read, and where it would put it.
@@ -250,13 +273,32 @@ impl Loader {
             let len = checkpoint.tensors()[place.tensor].bytes as usize;
             bytes[place.tensor] = slots[place.slot].slice(start..start + len);
         }
-        let tensors = bytes
-            .into_iter()
-            .enumerate()
-            .map(|(index, bytes)| Tensor::new(checkpoint, index, bytes))
-            .collect();
+        let tensor = |(index, bytes)| self.tensor(checkpoint, index, bytes, &meter);
+        let tensors = if self.digests {
+            // Each alone: a tensor that is large keeps no others waiting.
+            let bytes = bytes.into_par_iter().enumerate().with_max_len(1);
+            workers.install(|| bytes.map(tensor).collect())
+        } else {
+            bytes.into_iter().enumerate().map(tensor).collect()
+        };
         let report = self.finish(checkpoint, &meter);
         Ok(Model::new(checkpoint.clone(), tensors, report))
+    }
+
+    /// The tensor at `index` that was loaded, with its digest if that is wanted.
+    pub(crate) fn tensor(
+        &self,
+        checkpoint: &Checkpoint,
+        index: usize,
+        bytes: Bytes,
+        meter: &Meter,
+    ) -> Tensor {
+        let tensor = Tensor::new(checkpoint, index, bytes);
+        if self.digests {
+            meter.hashing(|| tensor.hashed())
+        } else {
+            tensor
+        }
     }
 
     /// Loads tensors one by one past a consumer, in the order in which they arrive, holding no more than the budget.
@@ -312,13 +354,26 @@ impl Loader {
     /// As [`stream`](Self::stream), but a budget is too small only below 8 KiB.
     pub fn chunks(&self, checkpoint: &Checkpoint) -> Result<Chunks, Error> {
         let policy = self.policy(checkpoint);
-        let (chunk_bytes, budget) = stream::chunk_bytes(
-            self.chunk_size,
+        let asked = self.chunk_size;
+        let (chunk_bytes, budget) = self.piece_bytes(checkpoint, asked, &policy)?;
+        let setting = self.setting(checkpoint, ByteSize::b(budget), policy)?;
+        Error::catch(|| Ok(Chunks::new(setting, chunk_bytes)))
+    }
+
+    /// The size in bytes of the pieces that something is read in, as `asked` for or as usual, and the budget for them.
+    pub(crate) fn piece_bytes(
+        &self,
+        checkpoint: &Checkpoint,
+        asked: Option<u64>,
+        policy: &ReadPolicy,
+    ) -> Result<(u64, u64), Error> {
+        let (piece_bytes, budget) = stream::chunk_bytes(
+            asked,
             self.budget.map(|budget| budget.as_u64()),
             self.pool_limit().as_u64(),
             policy.waiting_threads,
         );
-        let needed = self.capacity_for(chunk_bytes);
+        let needed = self.capacity_for(piece_bytes);
         if budget < needed {
             let tensor = checkpoint.tensors().first();
             return Err(Error::BudgetTooSmall {
@@ -327,8 +382,7 @@ impl Loader {
                 budget: ByteSize::b(budget),
             });
         }
-        let setting = self.setting(checkpoint, ByteSize::b(budget), policy)?;
-        Error::catch(|| Ok(Chunks::new(setting, chunk_bytes)))
+        Ok((piece_bytes, budget))
     }
 
     fn stream_setting<'a>(&'a self, checkpoint: &'a Checkpoint) -> Result<Setting<'a>, Error> {
@@ -413,7 +467,7 @@ impl Loader {
     }
 
     /// The loader's own threads, as many as `policy` may want: a server's global rayon pool must not wait for our reads.
-    fn workers(&self, policy: &ReadPolicy) -> Result<Arc<ThreadPool>, Error> {
+    pub(crate) fn workers(&self, policy: &ReadPolicy) -> Result<Arc<ThreadPool>, Error> {
         let mut workers = self.workers.lock();
         if let Some(workers) = &*workers
             && workers.current_num_threads() >= policy.waiting_threads

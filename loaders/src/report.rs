@@ -25,10 +25,34 @@ pub struct Report {
     pub io: IoReport,
     /// What memory cost.
     pub allocation: AllocationReport,
+    /// Time spent on SHA-256, summed over the threads that hashed at the same time; `None`, and not serialised, where nothing was
+    /// hashed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest_seconds: Option<f64>,
+    /// Time spent in reads, summed over the threads that read at the same time. Not serialised.
+    #[serde(skip)]
+    pub read_seconds: f64,
     /// Page faults of the whole process while the load ran, minor and major.
     pub page_faults: u64,
     /// The most memory that the pool held while the load ran, leased and idle together.
     pub peak_pool_bytes: u64,
+}
+
+impl Report {
+    /// This report with what another one read and hashed meanwhile.
+    pub(crate) fn and(mut self, other: &Self) -> Self {
+        self.bytes += other.bytes;
+        self.bytes_per_second = self.bytes as f64 / self.seconds.max(f64::MIN_POSITIVE);
+        self.read_seconds += other.read_seconds;
+        if let Some(seconds) = other.digest_seconds {
+            *self.digest_seconds.get_or_insert(0.0) += seconds;
+        }
+        self.io.buffered_bytes += other.io.buffered_bytes;
+        self.io.direct_bytes += other.io.direct_bytes;
+        self.io.mmap_bytes += other.io.mmap_bytes;
+        self.io.reads += other.io.reads;
+        self
+    }
 }
 
 /// How a load's bytes were read.
@@ -77,6 +101,8 @@ pub(crate) struct Meter {
     direct_bytes: AtomicU64,
     mmap_bytes: AtomicU64,
     reads: AtomicU64,
+    read_time: Nanoseconds,
+    digest_time: Nanoseconds,
     threads: AtomicU64,
     fresh: Allocations,
     reused: Allocations,
@@ -87,22 +113,28 @@ pub(crate) struct Meter {
 struct Allocations {
     count: AtomicU64,
     bytes: AtomicU64,
-    nanoseconds: AtomicU64,
+    time: Nanoseconds,
+}
+
+/// Time, summed over threads.
+#[derive(Debug, Default)]
+struct Nanoseconds(AtomicU64);
+
+impl Nanoseconds {
+    fn add(&self, time: Duration) {
+        self.0.fetch_add(time.as_nanos() as u64, Relaxed);
+    }
+
+    fn seconds(&self) -> f64 {
+        Duration::from_nanos(self.0.load(Relaxed)).as_secs_f64()
+    }
 }
 
 impl Allocations {
     fn add(&self, bytes: usize, time: Duration) {
         self.count.fetch_add(1, Relaxed);
         self.bytes.fetch_add(bytes as u64, Relaxed);
-        self.add_time(time);
-    }
-
-    fn add_time(&self, time: Duration) {
-        self.nanoseconds.fetch_add(time.as_nanos() as u64, Relaxed);
-    }
-
-    fn seconds(&self) -> f64 {
-        Duration::from_nanos(self.nanoseconds.load(Relaxed)).as_secs_f64()
+        self.time.add(time);
     }
 }
 
@@ -117,6 +149,8 @@ impl Meter {
             direct_bytes: AtomicU64::new(0),
             mmap_bytes: AtomicU64::new(0),
             reads: AtomicU64::new(0),
+            read_time: Nanoseconds::default(),
+            digest_time: Nanoseconds::default(),
             threads: AtomicU64::new(0),
             fresh: Allocations::default(),
             reused: Allocations::default(),
@@ -137,6 +171,15 @@ impl Meter {
         };
         counter.fetch_add(done.bytes, Relaxed);
         self.reads.fetch_add(1, Relaxed);
+        self.read_time.add(done.duration);
+    }
+
+    /// Does `work`, and counts its time as spent on digests.
+    pub(crate) fn hashing<T>(&self, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let done = work();
+        self.digest_time.add(start.elapsed());
+        done
     }
 
     /// Notes that so many threads read now.
@@ -161,12 +204,13 @@ impl Meter {
 
     /// Counts the time of the first touch of memory that was counted without it.
     pub(crate) fn touched(&self, time: Duration) {
-        self.fresh.add_time(time);
+        self.fresh.time.add(time);
     }
 
     pub(crate) fn report(&self) -> Report {
         let seconds = self.start.elapsed().as_secs_f64();
         let bytes = self.bytes.load(Relaxed);
+        let digest_seconds = self.digest_time.seconds();
         Report {
             seconds,
             open_seconds: self.open_time.as_secs_f64(),
@@ -184,9 +228,11 @@ impl Meter {
                 reused: self.reused.count.load(Relaxed),
                 fresh_bytes: self.fresh.bytes.load(Relaxed),
                 reused_bytes: self.reused.bytes.load(Relaxed),
-                fresh_seconds: self.fresh.seconds(),
-                reuse_seconds: self.reused.seconds(),
+                fresh_seconds: self.fresh.time.seconds(),
+                reuse_seconds: self.reused.time.seconds(),
             },
+            digest_seconds: (digest_seconds > 0.0).then_some(digest_seconds),
+            read_seconds: self.read_time.seconds(),
             page_faults: usage::page_faults().saturating_sub(self.faults),
             peak_pool_bytes: self.peak_pool_bytes.load(Relaxed),
         }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::{ByteOrder, Checkpoint, Dtype, Element, Error, TensorInfo};
+use crate::{ByteOrder, Checkpoint, Digest, Dtype, Element, Error, TensorInfo};
 
 /// A tensor in memory: what the checkpoint says of it, and its bytes.
 ///
@@ -16,6 +16,7 @@ pub struct Tensor {
     checkpoint: Checkpoint,
     index: usize,
     bytes: Bytes,
+    sha256: Option<Digest>,
 }
 
 impl Tensor {
@@ -26,7 +27,14 @@ impl Tensor {
             checkpoint: checkpoint.clone(),
             index,
             bytes,
+            sha256: None,
         }
+    }
+
+    /// The same tensor, with the digest of its bytes.
+    pub(crate) fn hashed(self) -> Self {
+        let sha256 = Some(Digest::of(&self.bytes));
+        Self { sha256, ..self }
     }
 
     /// Its number among the checkpoint's tensors.
@@ -71,6 +79,12 @@ impl Tensor {
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
         self.bytes
+    }
+
+    /// The SHA-256 of its bytes as they were loaded; `None` unless the loader was asked for [`digests`](crate::Loader::digests).
+    #[must_use]
+    pub fn sha256(&self) -> Option<&Digest> {
+        self.sha256.as_ref()
     }
 
     /// Its elements, without a copy.

@@ -12,7 +12,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, Value
 
 use super::options::{
     Action, DemoOptions, Invocation, LoadOptions, ModelSize, OutputOptions, Pin, Reading, Sides,
-    SynthModel, SynthOptions,
+    SynthModel, SynthOptions, VerifyOptions,
 };
 
 /// Rounds of a comparison, unless `--repeat` says otherwise: enough for a median.
@@ -58,6 +58,10 @@ enum Command {
         #[command(subcommand)]
         model: SynthArgs,
     },
+    /// Read every byte and print the SHA-256 of each file and tensor; names what is damaged, with exit status 1
+    ///
+    /// A file that a Hugging Face cache has named by its digest is compared with that. With --json it prints what --against takes.
+    Verify(VerifyArgs),
 }
 
 #[derive(clap::Args, Debug)]
@@ -106,6 +110,14 @@ struct LoadArgs {
     #[arg(long, value_name = "GLOB", value_parser = parse_glob)]
     exclude: Vec<String>,
 
+    /// Hash every tensor (SHA-256) on the thread that has just read it, and show what that costs
+    #[arg(long, conflicts_with = "dry_run")]
+    verify: bool,
+
+    /// Compare with the digests of tensors that `ckload verify --json` printed; exit status 1 if they differ
+    #[arg(long, value_name = "FILE", requires = "verify")]
+    against: Option<PathBuf>,
+
     /// Show what a load would read and where it would go, without loading
     #[arg(long, conflicts_with_all = ["compare", "repeat"])]
     dry_run: bool,
@@ -146,6 +158,31 @@ struct ReadArgs {
     /// Drop from the page cache what the load brought there; what was there before stays
     #[arg(long)]
     drop_cache: bool,
+}
+
+#[derive(clap::Args, Debug)]
+struct VerifyArgs {
+    /// A .safetensors file, a folder of them, or a .safetensors.index.json
+    model: PathBuf,
+
+    /// Compare with what `ckload verify --json` printed, or with a list of files as `sha256sum` prints it
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+
+    /// Count the NaN and the infinities of float tensors; there are to be none
+    #[arg(long)]
+    finite: bool,
+
+    #[command(flatten)]
+    reading: ReadArgs,
+
+    /// Memory for what is being read and hashed, such as 64MiB [default: two more reads than threads]
+    #[arg(long, value_name = "SIZE", value_parser = parse_budget)]
+    budget: Option<ByteSize>,
+
+    /// Show the tensors as well
+    #[arg(short, long, conflicts_with = "quiet")]
+    verbose: bool,
 }
 
 #[derive(clap::Args, Debug)]
@@ -251,6 +288,7 @@ impl Invocation {
                 Some(Command::Demo(demo)) => Action::Demo(demo.into()),
                 Some(Command::Inspect { model }) => Action::Inspect { model },
                 Some(Command::Synth { model }) => Action::Synth(model.into()),
+                Some(Command::Verify(verify)) => Action::Verify(verify.into()),
             },
             output: args.output.into(),
         })
@@ -280,13 +318,17 @@ fn refuse_load_options_before_a_command(
 }
 
 impl LoadArgs {
-    fn resolve(self) -> Result<LoadOptions, ckload::Error> {
+    fn resolve(self) -> Result<LoadOptions, String> {
+        if self.against.is_some() && self.model.len() > 1 {
+            return Err("--against has the digests of one model; load one at a time".to_owned());
+        }
+        let invalid = |error: ckload::Error| error.to_string();
         let mut select = Select::all();
         for glob in &self.include {
-            select = select.include(glob)?;
+            select = select.include(glob).map_err(invalid)?;
         }
         for glob in &self.exclude {
-            select = select.exclude(glob)?;
+            select = select.exclude(glob).map_err(invalid)?;
         }
         let sides = match (self.compare, self.no_pool) {
             (true, _) => Sides::Compare,
@@ -311,6 +353,8 @@ impl LoadArgs {
                 PinArg::Always => Pin::Always,
                 PinArg::Never => Pin::Never,
             },
+            verify: self.verify,
+            against: self.against,
             verbose: self.verbose,
             dry_run: self.dry_run,
         })
@@ -324,6 +368,19 @@ impl From<ReadArgs> for Reading {
             threads: args.threads.threads,
             read_size: args.read_size,
             drop_cache: args.drop_cache,
+        }
+    }
+}
+
+impl From<VerifyArgs> for VerifyOptions {
+    fn from(args: VerifyArgs) -> Self {
+        Self {
+            model: args.model,
+            against: args.against,
+            finite: args.finite,
+            reading: args.reading.into(),
+            budget: args.budget,
+            verbose: args.verbose,
         }
     }
 }
@@ -498,6 +555,8 @@ mod tests {
             "ckload --no-pool --pin always m",
             "ckload --resident --budget 1GiB m",
             "ckload --dry-run --compare m",
+            "ckload --dry-run --verify m",
+            "ckload --verify verify m",
             "ckload -q -v m",
         ] {
             assert_eq!(
@@ -517,6 +576,8 @@ mod tests {
             "ckload --io io_uring m",
             "ckload --read-size 4095 m",
             "ckload --pin maybe m",
+            "ckload --against list m",
+            "ckload --verify --against list m n",
             "ckload --color pink m",
             "ckload synth mamba out",
             "ckload",

@@ -70,6 +70,7 @@ fn measure(
         reading: options.reading,
         way: Way::Resident,
         pin: Pin::Auto,
+        digests: false,
         observer: progress.observer(),
     };
     let streamed = Setup {
@@ -163,7 +164,10 @@ impl Measurements {
                 model,
                 runs: self.runs(),
                 baseline_runs: self.without_pool,
+                digests: Vec::new(),
             }],
+            verified: false,
+            mismatches: Vec::new(),
             savings,
             pool: self.pool,
             peak_rss_bytes: usage::peak_rss_bytes(),

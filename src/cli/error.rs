@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use ckload::synth;
+use ckload::{Mismatch, synth};
 use serde::Serialize;
 
 use super::options::OutputOptions;
@@ -36,6 +36,11 @@ pub(crate) enum Error {
     CreateFolder { path: PathBuf, source: io::Error },
     #[error("cannot read {}: {source}", .path.display())]
     Read { path: PathBuf, source: io::Error },
+    /// The result has been printed, and is not what it should be.
+    #[error("{} named above", units::counted(.0.len() as u64, "mismatch"))]
+    Mismatched(Vec<Mismatch>),
+    #[error("{} lists only files, and a load hashes tensors; use `ckload verify --against`", .path.display())]
+    NoTensorDigests { path: PathBuf },
     #[error("interrupted")]
     Interrupted,
     #[error("cannot write to standard output: {0}")]
@@ -64,6 +69,8 @@ impl Error {
             Self::NothingSelected { .. } => "nothing_selected",
             Self::NotPinned { .. } => "not_pinned",
             Self::NoCacheFolder => "no_cache_folder",
+            Self::Mismatched(_) => "mismatched",
+            Self::NoTensorDigests { .. } => "no_tensor_digests",
             Self::CreateFolder { .. } | Self::Read { .. } | Self::Output(_) => "io",
             Self::Interrupted => "interrupted",
         }
@@ -75,10 +82,13 @@ impl Error {
             Self::Write(error) => Some(error.path()),
             Self::NothingSelected { path }
             | Self::CreateFolder { path, .. }
+            | Self::NoTensorDigests { path }
             | Self::Read { path, .. } => Some(path),
-            Self::NotPinned { .. } | Self::NoCacheFolder | Self::Interrupted | Self::Output(_) => {
-                None
-            }
+            Self::NotPinned { .. }
+            | Self::NoCacheFolder
+            | Self::Mismatched(_)
+            | Self::Interrupted
+            | Self::Output(_) => None,
         }
     }
 
@@ -88,6 +98,10 @@ impl Error {
             // Whoever reads our output has seen enough.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Self::Interrupted => ExitCode::from(interrupt::EXIT_STATUS),
+            Self::Mismatched(mismatches) => {
+                let _ = write_mismatches(mismatches, output);
+                ExitCode::FAILURE
+            }
             _ => {
                 // Nothing is left to be done if even this cannot be written.
                 let _ = self.write(output);
@@ -115,4 +129,19 @@ impl Error {
         }
         Ok(())
     }
+}
+
+/// Names each culprit; the result, JSON or not, has been printed before.
+fn write_mismatches(mismatches: &[Mismatch], output: &OutputOptions) -> io::Result<()> {
+    let mut err = io::BufWriter::new(output.stderr());
+    let error = style::ERROR;
+    for mismatch in mismatches {
+        let sentence = mismatch.to_string();
+        writeln!(
+            err,
+            "{error}mismatch{error:#}: {}",
+            style::escape(&sentence)
+        )?;
+    }
+    err.flush()
 }

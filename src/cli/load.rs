@@ -1,6 +1,9 @@
 //! `ckload MODEL...`: loads, measures, reports.
 
-use ckload::{ByteSize, Checkpoint, Loader, ReadPolicy};
+use std::collections::HashMap;
+use std::path::Path;
+
+use ckload::{ByteSize, Checkpoint, Loader, Manifest, ReadPolicy, TensorDigest};
 
 use super::Error;
 use super::open::open;
@@ -14,12 +17,14 @@ use super::{report, savings};
 pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), Error> {
     // A model that cannot be opened is to be known before minutes go into loading the others.
     let checkpoints = open_all(options, output)?;
+    let manifest = options.against.as_deref().map(read_manifest).transpose()?;
     let bytes = checkpoints.iter().map(Checkpoint::bytes).sum();
     let progress = Progress::new(output, "loading", bytes);
     let setup = Setup {
         reading: options.reading,
         way: way(options, &checkpoints),
         pin: options.pin,
+        digests: options.verify,
         observer: progress.observer(),
     };
     let mut runner = match options.sides {
@@ -29,6 +34,7 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
     let mut baseline = (options.sides == Sides::Compare).then(|| Runner::without_pool(&setup));
 
     let mut models = Vec::new();
+    let mut mismatches = Vec::new();
     for checkpoint in &checkpoints {
         let mut model = ModelReport::new(ModelSummary::of(checkpoint));
         progress.name(model.model.file_name());
@@ -37,7 +43,13 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
                 model.baseline_runs.push(baseline.run(checkpoint)?);
             }
             model.runs.push(runner.run(checkpoint)?);
+            if let Some(manifest) = &manifest
+                && mismatches.is_empty()
+            {
+                mismatches = manifest.tensor_mismatches(runner.digests(), &options.select);
+            }
         }
+        model.digests = in_file_order(checkpoint, runner.digests());
         models.push(model);
     }
     drop(progress);
@@ -54,6 +66,8 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
     };
     let report = LoadReport {
         models,
+        verified: options.verify,
+        mismatches,
         savings,
         pool: runner.pool_summary(),
         peak_rss_bytes: ckload::usage::peak_rss_bytes(),
@@ -68,7 +82,33 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
             .collect();
         report::write_load(&mut output.stdout(), options, setup.way, &policies, &report)?;
     }
-    Ok(())
+    if report.mismatches.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Mismatched(report.mismatches))
+    }
+}
+
+/// Reads the digests that tensors are to have.
+fn read_manifest(path: &Path) -> Result<Manifest, Error> {
+    let manifest = Manifest::read(path)?;
+    if manifest.has_tensors() {
+        Ok(manifest)
+    } else {
+        let path = path.to_owned();
+        Err(Error::NoTensorDigests { path })
+    }
+}
+
+fn in_file_order(checkpoint: &Checkpoint, digests: &[TensorDigest]) -> Vec<TensorDigest> {
+    let by_name: HashMap<&str, &TensorDigest> = digests
+        .iter()
+        .map(|digest| (digest.name.as_str(), digest))
+        .collect();
+    let infos = checkpoint.tensors().iter();
+    infos
+        .filter_map(|info| by_name.get(info.name.as_str()).copied().cloned())
+        .collect()
 }
 
 /// Opens every model and narrows it to the tensors that are asked for.

@@ -20,6 +20,7 @@ mod savings;
 mod style;
 mod synth;
 mod units;
+mod verify;
 mod width;
 
 pub(crate) use error::Error;
@@ -35,5 +36,6 @@ pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
         Action::Demo(options) => demo::run(options, output),
         Action::Inspect { model } => inspect::run(model, output),
         Action::Synth(options) => synth::run(options, output),
+        Action::Verify(options) => verify::run(options, output),
     }
 }

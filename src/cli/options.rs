@@ -20,6 +20,7 @@ pub(crate) enum Action {
     Demo(DemoOptions),
     Inspect { model: PathBuf },
     Synth(SynthOptions),
+    Verify(VerifyOptions),
 }
 
 /// How results are shown.
@@ -43,6 +44,10 @@ pub(crate) struct LoadOptions {
     /// Of a stream.
     pub(crate) budget: Option<ByteSize>,
     pub(crate) pin: Pin,
+    /// Hash every tensor.
+    pub(crate) verify: bool,
+    /// Recorded digests, which what was loaded is compared with.
+    pub(crate) against: Option<PathBuf>,
     pub(crate) verbose: bool,
     pub(crate) dry_run: bool,
 }
@@ -94,6 +99,20 @@ pub(crate) enum Pin {
     /// A refusal is an error.
     Always,
     Never,
+}
+
+/// How a checkpoint is verified.
+#[derive(Debug)]
+pub(crate) struct VerifyOptions {
+    pub(crate) model: PathBuf,
+    /// Recorded digests.
+    pub(crate) against: Option<PathBuf>,
+    /// Count NaN and infinities.
+    pub(crate) finite: bool,
+    pub(crate) reading: Reading,
+    /// Of the pieces in memory.
+    pub(crate) budget: Option<ByteSize>,
+    pub(crate) verbose: bool,
 }
 
 /// How the demonstration runs.

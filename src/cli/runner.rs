@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ckload::{BufferPool, ByteSize, Checkpoint, Loader, Observer, Report};
+use ckload::{BufferPool, ByteSize, Checkpoint, Loader, Observer, Report, TensorDigest};
 
 use super::Error;
 use super::options::{Pin, Reading};
@@ -14,6 +14,8 @@ pub(crate) struct Setup {
     pub(crate) reading: Reading,
     pub(crate) way: Way,
     pub(crate) pin: Pin,
+    /// Hash every tensor.
+    pub(crate) digests: bool,
     pub(crate) observer: Option<Arc<dyn Observer>>,
 }
 
@@ -32,6 +34,7 @@ pub(crate) struct Runner {
     loader: Loader,
     pool: BufferPool,
     pinned_bytes: u64,
+    digests: Vec<TensorDigest>,
 }
 
 impl Runner {
@@ -57,7 +60,7 @@ impl Runner {
     }
 
     fn new(setup: &Setup, pool: BufferPool) -> Self {
-        let mut loader = setup.reading.loader().pool(&pool);
+        let mut loader = setup.reading.loader().pool(&pool).digests(setup.digests);
         if let Way::Streamed { budget } = setup.way {
             loader = loader.budget(budget);
         }
@@ -69,26 +72,35 @@ impl Runner {
             loader,
             pool,
             pinned_bytes: 0,
+            digests: Vec::new(),
         }
     }
 
     /// Loads the checkpoint once, and lets go of it.
     pub(crate) fn run(&mut self, checkpoint: &Checkpoint) -> Result<Report, Error> {
+        self.digests.clear();
         match self.setup.way {
             Way::Resident => {
                 let model = self.loader.load(checkpoint)?;
+                let tensors = model.tensors().iter();
+                self.digests.extend(tensors.filter_map(TensorDigest::of));
                 self.check_pins()?;
                 Ok(model.report().clone())
             }
             Way::Streamed { .. } => {
                 let mut stream = self.loader.stream(checkpoint)?;
                 for tensor in stream.by_ref() {
-                    tensor?;
+                    self.digests.extend(TensorDigest::of(&tensor?));
                 }
                 self.check_pins()?;
                 Ok(stream.report())
             }
         }
+    }
+
+    /// The digests of the tensors of the last run, in the order in which they came; none unless they are wanted.
+    pub(crate) fn digests(&self) -> &[TensorDigest] {
+        &self.digests
     }
 
     /// Looks while the memory is in use: small buffers are freed right after.

@@ -13,3 +13,4 @@ mod streams;
 mod support;
 mod synth;
 mod usage;
+mod verify;

@@ -77,6 +77,22 @@ fn a_load_ends_with_status_130() {
 }
 
 #[test]
+fn a_verification_ends_with_status_130() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    // A hole of 256 GiB, which takes minutes to hash and no room.
+    let len = 256u64 << 30;
+    let header = format!(r#"{{"hole":{{"dtype":"U8","shape":[{len}],"data_offsets":[0,{len}]}}}}"#);
+    let start_bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+    fs::write(&path, &start_bytes).unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_len(start_bytes.len() as u64 + len).unwrap();
+    let child = start(&["verify"], &path);
+    wait_until("interrupts are handled", || handles_interrupts(&child));
+    interrupt(child);
+}
+
+#[test]
 fn half_a_checkpoint_is_removed() {
     let folder = tempfile::tempdir().unwrap();
     let child = start(&["synth", "gpt2"], &folder.path().join("out.safetensors"));

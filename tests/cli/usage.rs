@@ -15,6 +15,10 @@ fn mistakes_have_status_2() {
         &["--resident", "demo"],
         &["--json", "--io", "carrier-pigeon", "m"],
         &["inspect"],
+        &["verify"],
+        &["--against", "list", "m"],
+        &["--verify", "--dry-run", "m"],
+        &["--verify", "--against", "list", "m", "n"],
         &["synth", "gpt2"],
         &[],
     ] {
@@ -51,6 +55,8 @@ fn help_names_every_command_and_option() {
         "--verbose",
         "--color",
         "--dry-run",
+        "verify",
+        "--against",
         "-- demo",
         "130 interrupted",
     ] {

@@ -157,15 +157,39 @@ impl Files {
         staging: &BufferPool,
         policy: ReadPolicy,
     ) -> Result<Self, Error> {
+        let tensors = checkpoint.tensors().iter().filter(|info| info.bytes > 0);
+        let wanted = tensors.map(|info| info.file);
+        Self::open_those(checkpoint, wanted, io, drop_cache, staging, policy)
+    }
+
+    /// As [`open`](Self::open), but the files without tensors too: for who reads headers as well.
+    pub(crate) fn open_all(
+        checkpoint: &Checkpoint,
+        io: Io,
+        drop_cache: bool,
+        staging: &BufferPool,
+        policy: ReadPolicy,
+    ) -> Result<Self, Error> {
+        let wanted = 0..checkpoint.files().len();
+        Self::open_those(checkpoint, wanted, io, drop_cache, staging, policy)
+    }
+
+    fn open_those(
+        checkpoint: &Checkpoint,
+        wanted: impl Iterator<Item = usize>,
+        io: Io,
+        drop_cache: bool,
+        staging: &BufferPool,
+        policy: ReadPolicy,
+    ) -> Result<Self, Error> {
         // Who asks for a way of reading is taken to know that the page cache does not have it all.
         let waits = Arc::new(AtomicBool::new(io != Io::Auto));
         let mut open: Vec<Option<OpenFile>> = checkpoint.files().iter().map(|_| None).collect();
-        for info in checkpoint.tensors().iter().filter(|info| info.bytes > 0) {
-            if open[info.file].is_some() {
-                continue;
+        for number in wanted {
+            if open[number].is_none() {
+                let file = OpenFile::open(checkpoint, number, io, drop_cache, staging, &waits)?;
+                open[number] = Some(file);
             }
-            let file = OpenFile::open(checkpoint, info.file, io, drop_cache, staging, &waits)?;
-            open[info.file] = Some(file);
         }
         Ok(Self {
             checkpoint: checkpoint.clone(),
@@ -238,9 +262,7 @@ impl Files {
 
     fn reader(&self, read: &Read) -> &dyn Reader {
         let open = self.open[read.file].as_ref();
-        &*open
-            .expect("every file with a tensor that has bytes is open")
-            .reader
+        &*open.expect("every file that is read is open").reader
     }
 
     /// Carries out `read` into `target`, and tells `done` of each part with the time that it took.

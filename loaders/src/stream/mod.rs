@@ -79,8 +79,11 @@ impl Work for Batch {
             .tensors
             .zip(bytes)
             .map(|(index, bytes)| {
+                let tensor = feed
+                    .loader
+                    .tensor(&feed.checkpoint, index, bytes, &feed.meter);
                 feed.loaded(index);
-                Ok(Tensor::new(&feed.checkpoint, index, bytes))
+                Ok(tensor)
             })
             .collect();
         feed.deliver_all(tensors);

@@ -1,9 +1,25 @@
 //! The JSON of a load.
 
-use ckload::Report;
+use ckload::{Report, TensorDigest};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use super::{LoadReport, ModelReport, ModelSummary, SCHEMA};
+
+/// The digests of one model's tensors.
+#[derive(serde::Serialize)]
+struct Digests<'a> {
+    path: &'a str,
+    tensors: &'a [TensorDigest],
+}
+
+impl<'a> Digests<'a> {
+    fn of(model: &'a ModelReport) -> Self {
+        Self {
+            path: &model.model.path,
+            tensors: &model.digests,
+        }
+    }
+}
 
 /// `runs` and `baseline_runs` list all runs of the first model, then all of the second, and so on: each model has as many
 /// as there were repetitions.
@@ -15,7 +31,7 @@ impl Serialize for LoadReport {
         };
         let baseline_runs = all(|model| &model.baseline_runs);
 
-        let mut object = serializer.serialize_struct("LoadReport", 7)?;
+        let mut object = serializer.serialize_struct("LoadReport", 9)?;
         object.serialize_field("schema", &SCHEMA)?;
         object.serialize_field("models", &models)?;
         object.serialize_field("runs", &all(|model| &model.runs))?;
@@ -23,6 +39,17 @@ impl Serialize for LoadReport {
             object.skip_field("baseline_runs")?;
         } else {
             object.serialize_field("baseline_runs", &baseline_runs)?;
+        }
+        if self.verified {
+            let digests: Vec<Digests<'_>> = self.models.iter().map(Digests::of).collect();
+            object.serialize_field("digests", &digests)?;
+        } else {
+            object.skip_field("digests")?;
+        }
+        if self.mismatches.is_empty() {
+            object.skip_field("mismatches")?;
+        } else {
+            object.serialize_field("mismatches", &self.mismatches)?;
         }
         object.serialize_field("savings", &self.savings)?;
         object.serialize_field("pool", &self.pool)?;

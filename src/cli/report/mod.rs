@@ -6,13 +6,15 @@ mod text;
 
 use std::path::Path;
 
-use ckload::{Checkpoint, Report};
+use ckload::{Checkpoint, Mismatch, Report, TensorDigest};
 use serde::Serialize;
 
 use super::savings::Savings;
 
 pub(crate) use table::Table;
-pub(crate) use text::{RUN_COLUMNS, run_cells, write_gain, write_load, write_memory};
+pub(crate) use text::{
+    RUN_COLUMNS, run_cells, write_gain, write_load, write_memory, write_mismatches, write_model,
+};
 
 /// Version of all JSON that is printed.
 pub(crate) const SCHEMA: u32 = 1;
@@ -20,6 +22,10 @@ pub(crate) const SCHEMA: u32 = 1;
 /// What a command has measured. Its JSON is a contract with scripts.
 pub(crate) struct LoadReport {
     pub(crate) models: Vec<ModelReport>,
+    /// Whether every tensor was hashed.
+    pub(crate) verified: bool,
+    /// What is not as recorded.
+    pub(crate) mismatches: Vec<Mismatch>,
     pub(crate) savings: Savings,
     pub(crate) pool: PoolSummary,
     pub(crate) peak_rss_bytes: Option<u64>,
@@ -31,6 +37,8 @@ pub(crate) struct ModelReport {
     pub(crate) runs: Vec<Report>,
     /// Without the pool; empty if nothing was compared.
     pub(crate) baseline_runs: Vec<Report>,
+    /// Of the tensors, if they were hashed.
+    pub(crate) digests: Vec<TensorDigest>,
 }
 
 /// What was loaded.
@@ -69,6 +77,7 @@ impl ModelReport {
             model,
             runs: Vec::new(),
             baseline_runs: Vec::new(),
+            digests: Vec::new(),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The report of a load, for people.
 
 use std::io::{self, Write};
+use std::path::Path;
 
-use ckload::{ReadPolicy, Report};
+use ckload::{Mismatch, ReadPolicy, Report};
 
 use crate::cli::options::{LoadOptions, Pin, Sides};
 use crate::cli::runner::Way;
@@ -38,10 +39,14 @@ pub(crate) fn write_load(
         writeln!(out)?;
         allocation_table(model, options.sides).write(out)?;
         writeln!(out)?;
+        write_digest_cost(out, model)?;
         if options.verbose {
             run_table(model, options.sides).write(out)?;
             writeln!(out)?;
         }
+    }
+    if let Some(path) = &options.against {
+        write_comparison(out, path, &report.mismatches)?;
     }
     write_memory(out, &report.pool, report.peak_rss_bytes)?;
     if options.sides != Sides::WithoutPool {
@@ -99,7 +104,8 @@ fn write_policy(out: &mut impl Write, policy: &ReadPolicy) -> io::Result<()> {
     )
 }
 
-fn write_model(out: &mut impl Write, model: &ModelSummary) -> io::Result<()> {
+/// Writes what a checkpoint is.
+pub(crate) fn write_model(out: &mut impl Write, model: &ModelSummary) -> io::Result<()> {
     let title = style::TITLE;
     writeln!(out, "{title}{}{title:#}", style::escape(&model.path))?;
     writeln!(
@@ -255,6 +261,75 @@ fn run_table(model: &ModelReport, sides: Sides) -> Table {
         }
     }
     table
+}
+
+/// Writes what hashing took, if tensors were hashed.
+fn write_digest_cost(out: &mut impl Write, model: &ModelReport) -> io::Result<()> {
+    let hashed = |run: &Report| Some((run.digest_seconds?, run.bytes));
+    let costs: Vec<(f64, u64)> = model.runs.iter().filter_map(hashed).collect();
+    if costs.is_empty() {
+        return Ok(());
+    }
+    let seconds = savings::median(costs.iter().map(|(seconds, _)| *seconds));
+    let rates = costs
+        .iter()
+        .map(|&(seconds, bytes)| bytes as f64 / seconds.max(f64::MIN_POSITIVE));
+    writeln!(
+        out,
+        "SHA-256 of {} took {} of that, summed over threads ({} for each)\n",
+        units::counted(model.digests.len() as u64, "tensor"),
+        units::seconds(seconds),
+        units::rate(savings::median(rates)),
+    )
+}
+
+/// Writes how what was found compares with what is recorded at `path`.
+fn write_comparison(out: &mut impl Write, path: &Path, mismatches: &[Mismatch]) -> io::Result<()> {
+    if !mismatches.is_empty() {
+        return write_mismatches(out, mismatches);
+    }
+    let (gain, path) = (style::GAIN, path.to_string_lossy());
+    writeln!(
+        out,
+        "{gain}Everything is as recorded in {}.{gain:#}",
+        style::escape(&path)
+    )
+}
+
+/// Writes what is not as it should be, in brief; sentences about it go to standard error.
+pub(crate) fn write_mismatches(out: &mut impl Write, mismatches: &[Mismatch]) -> io::Result<()> {
+    let mut table = Table::new(["not as it should be", ""]);
+    for mismatch in mismatches {
+        let name = match (mismatch.tensor(), mismatch.file()) {
+            (Some(name), _) => style::escape(name).into_owned(),
+            (None, Some(path)) => style::escape(&path.to_string_lossy()).into_owned(),
+            (None, None) => String::new(),
+        };
+        table.row([name, in_brief(mismatch)]);
+    }
+    table.write(out)?;
+    writeln!(out)
+}
+
+fn in_brief(mismatch: &Mismatch) -> String {
+    let brief = match mismatch {
+        Mismatch::BlobName { .. } => "file's SHA-256 is not its name in the cache",
+        Mismatch::FileDigest { .. } => "file's SHA-256 differs",
+        Mismatch::FileBytes { .. } => "file's size differs",
+        Mismatch::FileMissing { .. } => "file is missing",
+        Mismatch::FileExtra { .. } => "file is not recorded",
+        Mismatch::TensorDigest { .. } => "tensor's SHA-256 differs",
+        Mismatch::TensorDtype { .. } => "tensor's dtype differs",
+        Mismatch::TensorShape { .. } => "tensor's shape differs",
+        Mismatch::TensorMissing { .. } => "tensor is missing",
+        Mismatch::TensorExtra { .. } => "tensor is not recorded",
+        Mismatch::NotFinite { nan, infinite, .. } => {
+            let (nan, infinite) = (units::count(*nan), units::count(*infinite));
+            return format!("{nan} NaN, {infinite} infinite");
+        }
+        other => return other.to_string(),
+    };
+    brief.to_owned()
 }
 
 /// Writes how much memory was locked, or why not, and how much was used in all.
