@@ -367,9 +367,10 @@ impl Bench {
     fn stream(&self) {
         self.warm();
         let limit = self.best(false, Into::Cached, Part::Whole, || {});
+        let by_tensor = self.best(false, Into::Tensors, Part::Whole, || {});
         let rows = vec![
             self.limit_row('l', limit, Into::Cached, Part::Whole, || {}),
-            self.limit_row('w', limit, Into::Tensors, Part::Whole, || {}),
+            self.limit_row('w', by_tensor, Into::Tensors, Part::Whole, || {}),
             self.streamed('s', Loader::new(), || {}),
             self.chunked('c', || {}),
         ];

@@ -266,6 +266,10 @@ impl Loader {
             self.fill(&files, &plan, slots, &meter)
         })?;
         files.check_unchanged()?;
+        workers.install(|| {
+            let buffers = buffers.par_iter_mut().with_max_len(1);
+            buffers.for_each(|buffer| self.pin(buffer, &meter));
+        });
         let slots: Vec<Bytes> = buffers.into_iter().map(Bytes::from_owner).collect();
         let mut bytes = vec![Bytes::new(); checkpoint.tensors().len()];
         for place in plan.places() {
@@ -496,6 +500,15 @@ impl Loader {
             .map_err(|source| Error::Memory { source })?;
         meter.leased(&self.pool, &buffer, start.elapsed());
         Ok(buffer)
+    }
+
+    /// Locks a buffer whose pages are there by now, if the pool wants that.
+    pub(crate) fn pin(&self, buffer: &mut PooledBuffer, meter: &Meter) {
+        if self.pool.is_pinned() && !buffer.is_pinned() {
+            let start = Instant::now();
+            buffer.pin();
+            meter.touched(start.elapsed());
+        }
     }
 
     /// Finds room for a resident load in what lies idle in the pool.

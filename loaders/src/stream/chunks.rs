@@ -103,7 +103,7 @@ impl Work for Piece {
                     if offset + len == info.bytes {
                         feed.loaded(tensor);
                     }
-                    let bytes = charged.into_bytes(len);
+                    let bytes = feed.filled(charged, len);
                     feed.deliver(Ok(chunk(tensor, offset, bytes)));
                 }
             }

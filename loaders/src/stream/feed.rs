@@ -169,16 +169,6 @@ impl Charged {
             ..slot
         }
     }
-
-    /// The first `len` bytes.
-    pub(super) fn into_bytes(self, len: u64) -> Bytes {
-        let bytes = Bytes::from_owner(self);
-        if bytes.len() as u64 == len {
-            bytes
-        } else {
-            bytes.slice(..len as usize)
-        }
-    }
 }
 
 impl<W: Work> Account for Feed<W> {
@@ -309,7 +299,7 @@ impl<W: Work> Feed<W> {
         }
         let memory = memory.into_iter().zip(tensors);
         Ok(memory
-            .map(|(memory, info)| memory.into_bytes(info.bytes))
+            .map(|(memory, info)| self.filled(memory, info.bytes))
             .collect())
     }
 
@@ -342,6 +332,19 @@ impl<W: Work> Feed<W> {
         // A read beside a change brings whatever bytes it meets, zeros where a file is being cut off, and no error.
         self.files.check_unchanged_under(tensors)?;
         Ok(true)
+    }
+
+    /// The first `len` bytes of memory that is filled that far.
+    pub(super) fn filled(&self, mut charged: Charged, len: u64) -> Bytes {
+        if let Memory::Pooled(buffer) = &mut charged.memory {
+            self.loader.pin(buffer, &self.meter);
+        }
+        let bytes = Bytes::from_owner(charged);
+        if bytes.len() as u64 == len {
+            bytes
+        } else {
+            bytes.slice(..len as usize)
+        }
     }
 
     /// Tells that a tensor is there, whole.
