@@ -58,7 +58,7 @@ pub enum Error {
     },
 
     /// The file is of another format.
-    #[error("{} is not a safetensors file: it looks like {found}", path.display())]
+    #[error("{} is not a checkpoint of a known format: it looks like {found}", path.display())]
     OtherFormat {
         /// The file.
         path: PathBuf,

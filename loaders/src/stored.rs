@@ -46,6 +46,22 @@ pub(crate) enum Storage {
     },
 }
 
+impl Storage {
+    /// Its first byte, from the start of the file.
+    pub(crate) fn offset(&self) -> u64 {
+        match *self {
+            Self::Plain { offset, .. } | Self::Deflated { offset, .. } => offset,
+        }
+    }
+
+    /// Its size in bytes, inflated.
+    pub(crate) fn bytes(&self) -> u64 {
+        match *self {
+            Self::Plain { bytes, .. } | Self::Deflated { bytes, .. } => bytes,
+        }
+    }
+}
+
 /// In which order the bytes of an element lie.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
