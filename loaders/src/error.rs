@@ -109,6 +109,17 @@ pub enum Error {
         reason: String,
     },
 
+    /// The file is well-formed, and has what cannot be loaded.
+    #[error("{} cannot be loaded: {place}: {reason}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// Where: a tensor's name, or a part of the file.
+        place: String,
+        /// Why it cannot be loaded.
+        reason: String,
+    },
+
     /// An index names a file that its folder lacks.
     #[error(
         "{} names the file {shard:?}, which is not in its folder; download the missing shard",
@@ -326,6 +337,7 @@ impl Error {
             Self::Truncated { .. } => "truncated",
             Self::TrailingBytes { .. } => "trailing_bytes",
             Self::Malformed { .. } => "malformed",
+            Self::Unsupported { .. } => "unsupported",
             Self::MissingShard { .. } => "missing_shard",
             Self::ShardOutsideFolder { .. } => "shard_outside_folder",
             Self::NotInShard { .. } => "not_in_shard",
@@ -359,6 +371,7 @@ impl Error {
             | Self::Truncated { path, .. }
             | Self::TrailingBytes { path, .. }
             | Self::Malformed { path, .. }
+            | Self::Unsupported { path, .. }
             | Self::MissingShard { path, .. }
             | Self::ShardOutsideFolder { path, .. }
             | Self::NotInShard { path, .. }

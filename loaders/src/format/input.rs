@@ -40,6 +40,14 @@ impl Input<'_> {
         }
     }
 
+    pub(super) fn unsupported(&self, place: impl Into<String>, reason: impl Into<String>) -> Error {
+        Error::Unsupported {
+            path: self.path.to_owned(),
+            place: place.into(),
+            reason: reason.into(),
+        }
+    }
+
     /// The file should have `expected` bytes, and has fewer.
     pub(super) fn truncated(&self, expected: u64) -> Error {
         Error::Truncated {

@@ -52,6 +52,7 @@ pub(super) fn read_header(input: &Input<'_>) -> Result<Header, Error> {
         Fault::Io(error) => error,
         Fault::Ended(expected) => input.truncated(expected),
         Fault::Rule(reason) => input.malformed(place, reason),
+        Fault::Unsupported(reason) => input.unsupported(place, reason),
     })?;
     let end = header.end(start);
     match end.map_err(|reason| input.malformed(place, reason))? {
@@ -82,12 +83,14 @@ pub(super) fn read_archive(input: &Input<'_>, archive: &Archive) -> Result<Heade
 }
 
 fn read_member(input: &Input<'_>, member: &Member, name: &str) -> Result<TensorInfo, Error> {
-    let malformed = |reason: String| input.malformed(format!("tensor {name:?}"), reason);
+    let place = format!("tensor {name:?}");
+    let malformed = |reason: String| input.malformed(&*place, reason);
     let read = |count| member.read_start(input, count);
     let (header, start) = Description::read(read).map_err(|fault| match fault {
         Fault::Io(error) => error,
         Fault::Ended(_) => malformed("its header breaks off".to_owned()),
         Fault::Rule(reason) => malformed(reason),
+        Fault::Unsupported(reason) => input.unsupported(&*place, reason),
     })?;
     let end = header.end(start).map_err(malformed)?;
     if end != member.bytes {
@@ -105,12 +108,21 @@ enum Fault {
     Io(Error),
     /// There should be so many bytes.
     Ended(u64),
+    /// It breaks a rule.
     Rule(String),
+    /// Its elements are no numbers.
+    Unsupported(String),
 }
 
 impl From<String> for Fault {
     fn from(reason: String) -> Self {
         Self::Rule(reason)
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(reason: &str) -> Self {
+        Self::Rule(reason.to_owned())
     }
 }
 
@@ -128,7 +140,7 @@ impl Description {
     fn read(read: impl Fn(u64) -> Result<Vec<u8>, Error>) -> Result<(Self, u64), Fault> {
         let mut bytes = read(FIRST_BYTES).map_err(Fault::Io)?;
         if !bytes.starts_with(MAGIC) {
-            return Err("it does not begin as an array does".to_owned().into());
+            return Err("it does not begin as an array does".into());
         }
         let number = |range: std::ops::Range<usize>| {
             let end = range.end as u64;
@@ -160,7 +172,7 @@ impl Description {
         Ok((Self::parse(header)?, start))
     }
 
-    fn parse(header: &[u8]) -> Result<Self, String> {
+    fn parse(header: &[u8]) -> Result<Self, Fault> {
         let header = std::str::from_utf8(header).map_err(|_| "its header is not UTF-8")?;
         let mut literal = Literal(header);
         let mut dtype = None;
@@ -174,10 +186,10 @@ impl Description {
                 "descr" => dtype.replace(literal.dtype()?).is_some(),
                 "fortran_order" => is_fortran.replace(literal.bool()?).is_some(),
                 "shape" => shape.replace(literal.shape()?).is_some(),
-                _ => return Err(format!("its header has the unknown key {key:?}")),
+                _ => return Err(format!("its header has the unknown key {key:?}").into()),
             };
             if repeated {
-                return Err(format!("its header has the key {key:?} twice"));
+                return Err(format!("its header has the key {key:?} twice").into());
             }
             if !literal.accepts(",") {
                 literal.expect("}")?;
@@ -185,7 +197,7 @@ impl Description {
             }
         }
         if !literal.0.trim_ascii().is_empty() {
-            return Err("its header goes on after the dictionary".to_owned());
+            return Err("its header goes on after the dictionary".into());
         }
         match (dtype, is_fortran, shape) {
             (Some((dtype, byte_order)), Some(is_fortran), Some(shape)) => Ok(Self {
@@ -194,7 +206,7 @@ impl Description {
                 is_fortran,
                 shape,
             }),
-            _ => Err("its header lacks `descr`, `fortran_order` or `shape`".to_owned()),
+            _ => Err("its header lacks `descr`, `fortran_order` or `shape`".into()),
         }
     }
 
@@ -289,23 +301,28 @@ impl<'a> Literal<'a> {
         Ok(shape)
     }
 
-    fn dtype(&mut self) -> Result<(Dtype, ByteOrder), String> {
+    fn dtype(&mut self) -> Result<(Dtype, ByteOrder), Fault> {
         if self.0.trim_ascii_start().starts_with('[') {
-            return Err("it is an array of records, which are no tensors".to_owned());
+            let reason = "it is an array of records, which are no tensors";
+            return Err(Fault::Unsupported(reason.to_owned()));
         }
         let described = self.text()?;
-        let known = (described.chars().next()).and_then(|order| {
-            let byte_order = match order {
-                '<' | '|' => ByteOrder::Little,
-                '>' => ByteOrder::Big,
-                _ => return None,
-            };
-            let dtype = element(&described[1..])?;
-            (order != '|' || dtype.block().bytes == 1).then_some((dtype, byte_order))
+        let known = described.split_at_checked(1).and_then(|(order, kind)| {
+            let dtype = element(kind)?;
+            match order {
+                "<" => Some((dtype, ByteOrder::Little)),
+                ">" => Some((dtype, ByteOrder::Big)),
+                "|" if dtype.block().bytes == 1 => Some((dtype, ByteOrder::Little)),
+                _ => None,
+            }
         });
-        known.ok_or_else(|| match described.get(1..2) {
-            Some("O") => "it is an array of pickled Python objects, which are not read".to_owned(),
-            _ => format!("its dtype {described:?} is not supported"),
+        known.ok_or_else(|| {
+            Fault::Unsupported(match described {
+                "|O" | "O" => {
+                    "it is an array of Python objects, pickled: they are not read".to_owned()
+                }
+                _ => format!("its dtype {described:?} is not supported"),
+            })
         })
     }
 }

@@ -110,7 +110,7 @@ impl Member {
                 packed,
                 bytes,
             }),
-            other => Err(input.malformed(
+            other => Err(input.unsupported(
                 self.place(),
                 format!("its compression method {other} is not known, only 0 (stored) and 8 (deflated) are"),
             )),

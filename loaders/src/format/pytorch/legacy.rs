@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use super::storage::{Elements, StorageRef};
+use super::storage::StorageRef;
 use super::{MAX_PICKLE_BYTES, scalars, tensors, unpickle};
 use crate::Error;
 use crate::format::input::Input;
@@ -110,10 +110,7 @@ fn element_sizes<'a>(pickle: &'a Pickle<'_>) -> Result<HashMap<&'a str, (u64, u6
         let Some(storage) = StorageRef::parse(pickle, id)? else {
             continue;
         };
-        let Elements::Typed(dtype) = storage.elements else {
-            return Err(format!("the storage {:?} has no type", storage.key));
-        };
-        let size = (dtype.block().bytes, storage.count);
+        let size = (storage.elements.bytes(), storage.count);
         if *sizes.entry(storage.key).or_insert(size) != size {
             return Err(format!(
                 "the storage {:?} is described in two ways",

@@ -100,6 +100,10 @@ fn elements_of(module: &str, class: &str) -> Option<Elements> {
         "DoubleStorage" => Dtype::F64,
         "ComplexFloatStorage" => Dtype::C64,
         "ComplexDoubleStorage" => Dtype::C128,
+        // The integers of quantised tensors, which are refused: what lies behind them in an old file is not.
+        "QInt8Storage" => Dtype::I8,
+        "QUInt8Storage" | "QUInt4x2Storage" | "QUInt2x4Storage" => Dtype::U8,
+        "QInt32Storage" => Dtype::I32,
         "UntypedStorage" | "_UntypedStorage" => return Some(Elements::Untyped),
         _ => return None,
     }))

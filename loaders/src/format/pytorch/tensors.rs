@@ -66,10 +66,30 @@ pub(super) fn find(
     names.sort_unstable();
     if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
         let place = format!("tensor {:?}", pair[0]);
-        return Err(input.malformed(place, "two tensors have this name, joined by dots"));
+        return Err(input.unsupported(place, "two tensors have this name, joined by dots"));
     }
     tensors.sort_by_key(|info| info.offset);
     Ok(tensors)
+}
+
+/// Why a tensor's description gives no view.
+enum Fault {
+    /// It breaks a rule.
+    Broken(String),
+    /// It is of a kind that cannot be loaded.
+    Unsupported(String),
+}
+
+impl From<String> for Fault {
+    fn from(reason: String) -> Self {
+        Self::Broken(reason)
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(reason: &str) -> Self {
+        Self::Broken(reason.to_owned())
+    }
 }
 
 struct Finder<'a, 'p> {
@@ -161,7 +181,7 @@ impl<'p> Finder<'_, 'p> {
         self.visit_under("?", value)?;
         match self.found.get(before) {
             None => Ok(()),
-            Some(info) => Err(self.input.malformed(
+            Some(info) => Err(self.input.unsupported(
                 format!("tensor {:?}", info.name),
                 "the key at the place of the question mark is neither text nor a whole number",
             )),
@@ -189,7 +209,10 @@ impl<'p> Finder<'_, 'p> {
         match Call::of(pickle, callable) {
             Call::Tensor { dtype, metadata } => {
                 let view = self.view(given, dtype, metadata);
-                let view = view.map_err(|reason| self.refused(reason))?;
+                let view = view.map_err(|fault| match fault {
+                    Fault::Broken(reason) => self.refused(reason),
+                    Fault::Unsupported(reason) => self.unsupported(reason),
+                })?;
                 self.add(view)
             }
             Call::First => given.first().map_or(Ok(()), |&first| self.visit(first)),
@@ -205,7 +228,7 @@ impl<'p> Finder<'_, 'p> {
                 Ok(())
             }
             Call::Sequence => given.first().map_or(Ok(()), |&first| self.visit(first)),
-            Call::Refused(reason) => Err(self.refused(reason)),
+            Call::Refused(reason) => Err(self.unsupported(reason)),
             Call::Unknown => {
                 let before = self.found.len();
                 self.visit(arguments)?;
@@ -216,7 +239,7 @@ impl<'p> Finder<'_, 'p> {
                     "it depends on {}, which is not known here and never called",
                     self.named(callable)
                 );
-                Err(self.refused(reason))
+                Err(self.unsupported(reason))
             }
         }
     }
@@ -308,10 +331,10 @@ impl<'p> Finder<'_, 'p> {
         given: &[Value<'p>],
         dtype: Option<usize>,
         metadata: usize,
-    ) -> Result<(View, bool), String> {
+    ) -> Result<(View, bool), Fault> {
         let pickle = self.pickle;
         let &[storage, first, shape, strides, ..] = given else {
-            return Err("its description is too short".to_owned());
+            return Err("its description is too short".into());
         };
         let id = match storage {
             Value::Node(id) => match *pickle.node(id) {
@@ -324,7 +347,8 @@ impl<'p> Finder<'_, 'p> {
         let storage = storage.flatten().ok_or("it has no storage")?;
         let lazy = given.get(metadata).and_then(|&value| pickle.dict(value));
         if lazy.is_some_and(|bits| bits.iter().any(|&(_, set)| set == Value::Bool(true))) {
-            return Err("its elements have yet to be conjugated or negated".to_owned());
+            let reason = "its elements have yet to be conjugated or negated";
+            return Err(Fault::Unsupported(reason.to_owned()));
         }
         let name = match dtype {
             None => None,
@@ -332,18 +356,18 @@ impl<'p> Finder<'_, 'p> {
                 let global = given.get(at).and_then(|&dtype| pickle.global(dtype));
                 match global {
                     Some(("torch", name)) => Some(name),
-                    _ => return Err("its dtype is not described".to_owned()),
+                    _ => return Err("its dtype is not described".into()),
                 }
             }
         };
         let pairs = name == Some(FLOAT4_PAIR);
         let dtype = match (name, storage.elements) {
             (Some(FLOAT4_PAIR), _) => Dtype::U8,
-            (Some(name), _) => {
-                dtype_of(name).ok_or_else(|| format!("its dtype torch.{name} is not supported"))?
-            }
+            (Some(name), _) => dtype_of(name).ok_or_else(|| {
+                Fault::Unsupported(format!("its dtype torch.{name} is not supported"))
+            })?,
             (None, Elements::Typed(dtype)) => dtype,
-            (None, Elements::Untyped) => return Err("its dtype is not described".to_owned()),
+            (None, Elements::Untyped) => return Err("its dtype is not described".into()),
         };
         let first = count_of(first).ok_or("its offset is no count")?;
         let shape = self.counts(shape).ok_or("its shape has what is no count")?;
@@ -418,7 +442,7 @@ impl<'p> Finder<'_, 'p> {
         let info = view.into_info(name, self.byte_order);
         let mut info = info.map_err(|reason| self.refused(reason))?;
         if pairs {
-            halve(&mut info).map_err(|reason| self.refused(reason))?;
+            halve(&mut info).map_err(|reason| self.unsupported(reason))?;
         }
         if self.found.len() == MAX_NAMES || self.name_bytes > MAX_HEADER_BYTES {
             return Err(self.too_many_names());
@@ -459,6 +483,11 @@ impl<'p> Finder<'_, 'p> {
     fn refused(&self, reason: impl Into<String>) -> Error {
         self.input
             .malformed(format!("tensor {:?}", self.name()), reason)
+    }
+
+    fn unsupported(&self, reason: impl Into<String>) -> Error {
+        self.input
+            .unsupported(format!("tensor {:?}", self.name()), reason)
     }
 
     fn name(&self) -> &str {
