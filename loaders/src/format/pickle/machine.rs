@@ -10,10 +10,10 @@ use super::opcodes::{Opcode, Opcodes};
 use super::{Fault, Node, NodeId, Object, Pickle, Value};
 
 /// Memory that a pickle of any size may take.
-const FREE_BYTES: usize = 16 << 20;
+const FREE_BYTES: usize = 64 << 20;
 
 /// Memory that a byte of a pickle may take, in bytes.
-const BYTES_OF_ONE: usize = 24;
+const BYTES_OF_ONE: usize = 32;
 
 /// Memory that no pickle may go beyond, in bytes.
 const MOST_BYTES: usize = 1 << 30;
