@@ -38,6 +38,13 @@ fn laughs(depth: usize, leaf: &Py) -> Vec<u8> {
     opcodes
 }
 
+/// A dictionary of `count` lists under one key of `len` letters.
+fn many_places(len: usize, count: usize) -> Vec<u8> {
+    let key = [&(len as u32).to_le_bytes()[..], &vec![b'k'; len]].concat();
+    let items = b"h\x01h\x02".repeat(count);
+    [b"X", &key[..], b"q\x010]q\x02Na0}(", &items, b"u"].concat()
+}
+
 fn bombs() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let s = Storage::floats("0", 6, 0);
     let deflated = Packing {
@@ -187,6 +194,11 @@ fn bombs() -> Vec<(&'static str, Vec<u8>, &'static str)> {
             "a name of a million letters on many paths",
             archive(&laughs(30, &dict(vec![(&*"n".repeat(MIB), s.whole())]))),
             "names of more than",
+        ),
+        (
+            "a long key at many places",
+            archive(&many_places(MIB, MIB)),
+            "too many paths",
         ),
         ("an extension", archive(b"\x82\x01"), "extension registry"),
         ("buffers elsewhere", archive(b"\x97"), "outside of itself"),

@@ -110,6 +110,13 @@ fn contiguous_tensors_load_in_place() {
         }
         let whole = model.tensor("whole").expect("it is there");
         assert_eq!(whole.shape(), [4, 6]);
+        for tensor in Loader::new().stream(&checkpoint).expect("a stream") {
+            let tensor = tensor.expect("it loads");
+            assert!(
+                tensor.bytes() == expected[tensor.name()],
+                "{tensor:?} differs"
+            );
+        }
         // Tensors that share bytes stand in the order of these.
         let offsets: Vec<u64> = checkpoint.tensors().iter().map(|t| t.offset).collect();
         assert!(offsets.is_sorted());
@@ -822,6 +829,141 @@ fn archives_that_break_a_rule() {
             "malformed",
             "fetch it again",
         );
+    }
+}
+
+#[test]
+fn directories_of_archives_that_break_a_rule() {
+    let s = storage();
+    let saved = Saved {
+        object: dict(vec![("w", s.whole())]),
+        storages: vec![s],
+    };
+    let whole = saved.archive();
+    let large = Packing {
+        large: true,
+        ..TORCH
+    };
+    let large = saved.archive_packed(large, None);
+    let end = whole.len() - 22;
+    let with_comment = |comment: &[u8]| {
+        let mut bytes = whole.clone();
+        let len = (comment.len() as u16).to_le_bytes();
+        bytes[end + 20..].copy_from_slice(&len);
+        bytes.extend(comment);
+        bytes
+    };
+    for comment in [&b"mine"[..], b"PK\x05\x06 and more", &[b'c'; 65_535]] {
+        let checkpoint = Sample::new(&with_comment(comment)).open();
+        assert_eq!(names(&checkpoint), ["w"]);
+    }
+    let start_of_list = u32::from_le_bytes([
+        whole[end + 16],
+        whole[end + 17],
+        whole[end + 18],
+        whole[end + 19],
+    ]) as usize;
+    let edit = |bytes: &[u8], at: usize, new: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        bytes[at..at + new.len()].copy_from_slice(new);
+        bytes
+    };
+    let inserted = |at: usize| [&whole[..at], b"#!/bin/sh\n", &whole[at..]].concat();
+    let cases = [
+        (
+            "bytes behind",
+            [&whole[..], b"\0"].concat(),
+            "ends with a list",
+        ),
+        (
+            "bytes before the list",
+            inserted(start_of_list),
+            "not right before it",
+        ),
+        (
+            "bytes behind the list",
+            inserted(end),
+            "not right before it",
+        ),
+        ("another disk", edit(&whole, end + 4, &[1]), "several parts"),
+        (
+            "more members",
+            edit(&whole, end + 10, &[9]),
+            "says that it has 9",
+        ),
+        (
+            "no list",
+            edit(&whole, end + 12, &[0; 4]),
+            "not right before it",
+        ),
+        (
+            "a list beyond the file",
+            edit(&whole, end + 16, &[0xfe; 4]),
+            "not right before it",
+        ),
+        (
+            "no entry",
+            edit(&whole, start_of_list, b"PK\x01\x03"),
+            "breaks off",
+        ),
+        (
+            "a long name",
+            edit(&whole, start_of_list + 28, &[0xff; 2]),
+            "breaks off",
+        ),
+        (
+            "a name that is not UTF-8",
+            edit(&whole, start_of_list + 46, &[0xff]),
+            "not UTF-8",
+        ),
+        (
+            "another name",
+            edit(&whole, start_of_list + 46, b"n"),
+            "contradict each other",
+        ),
+        (
+            "another place",
+            edit(&whole, start_of_list + 42, &[1]),
+            "no member where",
+        ),
+        (
+            "another method",
+            edit(&whole, start_of_list + 10, &[8]),
+            "contradict each other",
+        ),
+        (
+            "an encrypted member",
+            edit(&whole, 6, &[9]),
+            "contradict each other",
+        ),
+        (
+            "no 64-bit record",
+            edit(&large, large.len() - 98, b"KP"),
+            "no record with 64-bit",
+        ),
+        (
+            "a far 64-bit record",
+            edit(&large, large.len() - 34, &[0; 8]),
+            "no record with 64-bit",
+        ),
+        (
+            "a 64-bit record after the end",
+            edit(&large, large.len() - 34, &[0xff; 8]),
+            "is not before",
+        ),
+        (
+            "no 64-bit locator",
+            edit(&large, large.len() - 42, b"KP"),
+            "not right before it",
+        ),
+        (
+            "64 bits that contradict 32",
+            edit(&large, large.len() - 10, &[7; 4]),
+            "contradicts",
+        ),
+    ];
+    for (what, bytes, says) in cases {
+        refuse(what, &bytes, "malformed", says);
     }
 }
 

@@ -5,6 +5,9 @@
 use crate::Dtype;
 use crate::format::pickle::{Pickle, Value};
 
+/// The longest key of a storage, in bytes. Torch writes numbers.
+const MAX_KEY_BYTES: usize = 256;
+
 /// A storage as a pickle refers to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StorageRef<'a> {
@@ -52,7 +55,8 @@ impl<'a> StorageRef<'a> {
             .ok_or_else(|| format!("its storage is a {module}.{name}, which is not known"))?;
         let key = pickle
             .text(*key)
-            .ok_or("the key of its storage is no text")?;
+            .filter(|key| key.len() <= MAX_KEY_BYTES)
+            .ok_or("the key of its storage is no text, or too long a one")?;
         let count = count_of(*count).ok_or("its storage has no size")?;
         let part = match rest {
             [] | [Value::None] => None,

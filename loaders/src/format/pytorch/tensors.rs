@@ -21,8 +21,11 @@ const ALONE: &str = "tensor";
 /// How deep containers may be nested. (Python's pickler itself recurses, a thousand calls at most.)
 const MAX_DEPTH: usize = 256;
 
-/// How many values are looked at, counting those that are reached on several paths once for each.
+/// How many values are looked at, one that is reached on several paths once for each.
 const MAX_STEPS: u64 = 64 << 20;
+
+/// So many bytes of a name count as a value.
+const BYTES_OF_STEP: usize = 64;
 
 /// How many names tensors may have.
 const MAX_NAMES: usize = 1 << 20;
@@ -189,6 +192,8 @@ impl<'p> Finder<'_, 'p> {
     }
 
     fn visit_under(&mut self, part: &str, value: Value<'p>) -> Result<(), Error> {
+        // A key may be as long as the pickle, and stand at a million places.
+        self.count(part.len() / BYTES_OF_STEP)?;
         let before = self.path.len();
         if before > 0 {
             self.path.push('.');
