@@ -47,18 +47,10 @@ pub(crate) enum Storage {
 }
 
 impl Storage {
-    /// Its first byte, from the start of the file.
-    pub(crate) fn offset(&self) -> u64 {
-        match *self {
-            Self::Plain { offset, .. } | Self::Deflated { offset, .. } => offset,
-        }
-    }
-
-    /// Its size in bytes, inflated.
+    /// The bytes that tensors view, inflated if they are compressed.
     pub(crate) fn bytes(&self) -> u64 {
-        match *self {
-            Self::Plain { bytes, .. } | Self::Deflated { bytes, .. } => bytes,
-        }
+        let (Self::Plain { bytes, .. } | Self::Deflated { bytes, .. }) = self;
+        *bytes
     }
 }
 

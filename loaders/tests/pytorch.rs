@@ -3,6 +3,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use ckload_loaders::{ByteOrder, Checkpoint, Dtype, Format, Loader, TensorInfo};
@@ -353,6 +354,78 @@ fn a_module_that_was_saved_whole_has_the_names_of_its_state() {
         std::slice::from_ref(&s),
         &["inner.bias", "weight"],
     );
+}
+
+#[test]
+fn a_module_s_class_may_come_with_its_source() {
+    // Torch before 1.6 kept the source of modules' classes, to compare it with what it finds.
+    let s = storage();
+    let class = Py::Persistent(Box::new(Py::Tuple(vec![
+        text("module"),
+        Py::Global("mine", "Net"),
+        text("mine.py"),
+        text("class Net: ..."),
+    ])));
+    let made = |arguments| Py::Call(Box::new(class.clone()), Box::new(Py::Tuple(arguments)));
+    let module = |arguments| {
+        let state = dict(vec![
+            ("_parameters", ordered(vec![("weight", s.whole())])),
+            ("_buffers", ordered(vec![])),
+            ("_modules", ordered(vec![])),
+        ]);
+        Py::Built(Box::new(made(arguments)), Box::new(state))
+    };
+    check_names(module(vec![]), std::slice::from_ref(&s), &["weight"]);
+    let saved = Saved {
+        object: module(vec![s.whole()]),
+        storages: vec![s],
+    };
+    refuse(
+        "a tensor within the call",
+        &saved.legacy(),
+        "unsupported",
+        "depends on mine.Net",
+    );
+}
+
+#[test]
+fn an_archive_may_have_more_than_4_gib() {
+    const HOLE: u64 = 5 << 30;
+    let s = storage();
+    let count = (HOLE + 24) as i64 / 4;
+    let id = Py::Persistent(Box::new(Py::Tuple(vec![
+        text("storage"),
+        Py::Global("torch", "FloatStorage"),
+        text("0"),
+        text("cpu"),
+        Py::Int(count),
+    ])));
+    let last = call(
+        "torch._utils",
+        "_rebuild_tensor",
+        vec![id, Py::Int(count - 6), ints(&[6]), ints(&[1])],
+    );
+    let mut zip = Zip::default();
+    let packing = Packing {
+        large: true,
+        ..TORCH
+    };
+    zip.member("m/data.pkl", &dict(vec![("last", last)]).pickle(), packing);
+    let data = zip.member_with("m/data/0", &[], packing, |stated| {
+        (stated.packed, stated.bytes) = (HOLE + 24, HOLE + 24);
+    });
+    zip.bytes.truncate(data.end);
+    // A hole in the file stands for the storage's zeros.
+    let sample = Sample::new(&zip.bytes);
+    let file = std::fs::File::options().write(true).open(sample.path());
+    let file = file.expect("the file");
+    let end = data.end as u64 + HOLE;
+    let behind = [&s.bytes[..], &zip.finish_behind(HOLE + 24)].concat();
+    file.write_all_at(&behind, end).expect("a sparse file");
+    let checkpoint = sample.open();
+    let model = Loader::new().load(&checkpoint).expect("it loads");
+    assert_eq!(checkpoint.tensors()[0].offset, end);
+    assert!(model.tensors()[0].bytes() == &s.bytes);
 }
 
 #[test]

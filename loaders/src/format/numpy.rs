@@ -347,3 +347,52 @@ fn element(described: &str) -> Option<Dtype> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stored::Stored;
+
+    fn stored(is_fortran: bool, shape: &[u64], storage: Storage) -> Stored {
+        let description = Description {
+            dtype: Dtype::F32,
+            byte_order: ByteOrder::Little,
+            is_fortran,
+            shape: shape.to_vec(),
+        };
+        let info = description.into_info("a", 128, storage);
+        info.expect("an array").stored
+    }
+
+    #[test]
+    fn arrays_lie_as_their_order_says() {
+        let plain = Storage::Plain {
+            offset: 1000,
+            bytes: 224,
+        };
+        let deflated = Storage::Deflated {
+            offset: 1000,
+            packed: 50,
+            bytes: 224,
+        };
+        let strides = |stored| match stored {
+            Stored::Scattered(scattered) => {
+                assert_eq!(scattered.start, 128);
+                Some(scattered.strides.clone())
+            }
+            _ => None,
+        };
+        let cases: [(bool, &[u64], &Storage, &[u64]); 6] = [
+            (false, &[2, 3, 4], &plain, &[]),
+            (true, &[2, 3, 4], &plain, &[1, 2, 6]),
+            (true, &[24], &plain, &[]),
+            (true, &[1, 24, 1], &plain, &[]),
+            (false, &[2, 12], &deflated, &[12, 1]),
+            (true, &[2, 12], &deflated, &[1, 2]),
+        ];
+        for (is_fortran, shape, storage, expected) in cases {
+            let found = strides(stored(is_fortran, shape, storage.clone()));
+            assert_eq!(found.unwrap_or_default(), expected, "{shape:?}");
+        }
+    }
+}

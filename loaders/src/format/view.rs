@@ -41,7 +41,8 @@ impl View {
         let Some(bytes) = dtype.bytes_of(&shape) else {
             return Err(format!("{dtype} of shape {shape:?} overflows"));
         };
-        let base = storage.offset();
+        let (Storage::Plain { offset: base, .. } | Storage::Deflated { offset: base, .. }) =
+            storage;
         let mut info = TensorInfo::in_place(name, dtype, shape, bytes, base);
         info.byte_order = byte_order;
         if bytes == 0 {

@@ -155,15 +155,17 @@ impl Zip {
 
     /// The archive.
     pub(crate) fn finish(self) -> Vec<u8> {
-        let (start, len, members) = (
-            self.bytes.len() as u64,
-            self.directory.len() as u64,
-            self.members,
-        );
-        let mut bytes = self.bytes;
-        bytes.extend(self.directory);
+        let members = self.bytes.clone();
+        [members, self.finish_behind(0)].concat()
+    }
+
+    /// What stands behind the members and `gap` bytes more.
+    pub(crate) fn finish_behind(self, gap: u64) -> Vec<u8> {
+        let start = self.bytes.len() as u64 + gap;
+        let (len, members) = (self.directory.len() as u64, self.members);
+        let mut bytes = self.directory;
         if self.large {
-            let end = bytes.len() as u64;
+            let end = start + len;
             bytes.extend(b"PK\x06\x06");
             bytes.extend(44u64.to_le_bytes());
             bytes.extend([45, 0, 45, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
