@@ -125,7 +125,7 @@ pub enum Error {
     },
 
     /// The file is of another format.
-    #[error("{} is neither a safetensors nor a GGUF file: it looks like {found}", path.display())]
+    #[error("{} is not a checkpoint of a known format: it looks like {found}", path.display())]
     OtherFormat {
         /// The file.
         path: PathBuf,
@@ -173,6 +173,17 @@ pub enum Error {
         /// Where: a byte range, or a tensor's name.
         place: String,
         /// Which rule.
+        reason: String,
+    },
+
+    /// The file is well-formed, and has what cannot be loaded.
+    #[error("{} cannot be loaded: {place}: {reason}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// Where: a tensor's name, or a part of the file.
+        place: String,
+        /// Why it cannot be loaded.
         reason: String,
     },
 
@@ -412,6 +423,7 @@ impl Error {
             Self::Truncated { .. } => "truncated",
             Self::TrailingBytes { .. } => "trailing_bytes",
             Self::Malformed { .. } => "malformed",
+            Self::Unsupported { .. } => "unsupported",
             Self::MissingShard { .. } => "missing_shard",
             Self::ShardOutsideFolder { .. } => "shard_outside_folder",
             Self::NotInShard { .. } => "not_in_shard",
@@ -450,6 +462,7 @@ impl Error {
             | Self::Truncated { path, .. }
             | Self::TrailingBytes { path, .. }
             | Self::Malformed { path, .. }
+            | Self::Unsupported { path, .. }
             | Self::MissingShard { path, .. }
             | Self::ShardOutsideFolder { path, .. }
             | Self::NotInShard { path, .. }

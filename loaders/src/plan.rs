@@ -434,6 +434,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn tensors_that_share_bytes_are_read_for_each() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..300 {
+            let mut tensors: Vec<TensorInfo> = (0..random.usize(1..30))
+                .flat_map(|_| neighbours(random.u64(8..500), &[(Dtype::F32, random.u64(0..60))]))
+                .collect();
+            tensors.sort_by_key(|info| info.offset);
+            let read_bytes = random.u64(1..300);
+            let rule = slots_of(random.u64(1..500));
+            check(
+                &tensors,
+                &Plan::packed(&tensors, rule, read_bytes),
+                read_bytes,
+            );
+            check(&tensors, &Plan::separate(&tensors, read_bytes), read_bytes);
+        }
+    }
+
     /// Carries the plan out on a file whose byte at each offset is that offset, and compares each tensor.
     fn check(tensors: &[TensorInfo], plan: &Plan, read_bytes: u64) {
         let mut memory: Vec<Vec<u64>> = plan
