@@ -33,9 +33,9 @@ pub mod synth;
 
 pub use ckload_loaders::{
     AllocationReport, Block, ByteOrder, ByteSize, Bytes, Checkpoint, Chunk, Chunks, Dtype, Element,
-    Error, FileInfo, Format, Io, IoReport, Loader, MetadataValue, Model, Observer, Part, Place,
-    Plan, Planned, Read, ReadDone, ReadPolicy, Report, Select, Source, Stream, Tensor, TensorInfo,
-    UnknownIo, usage,
+    Error, FileInfo, Format, Gaps, Gather, Io, IoReport, Loader, MetadataValue, Model, Observer,
+    Part, Place, Plan, Planned, Read, ReadDone, ReadPolicy, Report, Select, Shard, Source, Stream,
+    Tensor, TensorInfo, UnknownIo, UnknownShard, usage,
 };
 pub use ckload_pool::{self as pool, BufferPool, PooledBuffer};
 

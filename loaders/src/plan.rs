@@ -1,9 +1,14 @@
 //! Which bytes are read in which order, and where each goes: a pure function from tensors to reads and places.
 //!
 //! Nothing here opens a file or takes memory. A plan has *slots* (blocks of memory that the load will take), *places* (where in a slot a
-//! tensor lies) and *reads* (one range of a file each, scattered over one or more parts of slots).
+//! tensor lies), *reads* (one range of a file each, scattered over one or more parts of slots) and *gathers* (a tensor each whose elements
+//! do not lie one behind the other).
+
+use std::ops::Range;
 
 use crate::TensorInfo;
+use crate::coalesce::Reads;
+use crate::stored::Stored;
 
 /// The smallest blocks, in bytes, of a resident load that has more than one.
 const LEAST_SLOT_BYTES: u64 = 64 << 20;
@@ -37,6 +42,7 @@ impl SlotRule {
     /// The first byte from `used` on that suits a tensor which does not follow its neighbour.
     fn start_from(self, used: u64, info: &TensorInfo) -> u64 {
         let in_step = self.in_step
+            && info.stored == Stored::InPlace
             && info.offset.is_multiple_of(info.dtype.alignment())
             && (used == 0 || info.bytes >= WORTH_A_GAP);
         if in_step {
@@ -47,7 +53,7 @@ impl SlotRule {
     }
 }
 
-/// One read: consecutive bytes of one file, which may go to several places.
+/// One read: consecutive bytes of one file, which may go to several places, and of which some may be left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Read {
@@ -55,10 +61,68 @@ pub struct Read {
     pub file: usize,
     /// The first byte, from the start of the file.
     pub offset: u64,
-    /// The number of bytes: the sum of the parts'.
+    /// The number of bytes that it brings: the sum of the parts'.
     pub len: u64,
     /// Where the bytes go, in the order in which the file has them.
     pub parts: Vec<Part>,
+    /// What of the file is left out, if anything is.
+    pub gaps: Option<Gaps>,
+}
+
+impl Read {
+    /// The bytes of the file from the first to the last that it brings, those that are left out as well.
+    #[must_use]
+    pub fn span(&self) -> u64 {
+        self.len + self.gaps.map_or(0, |gaps| gaps.between(self.len))
+    }
+}
+
+/// The bytes that a read leaves out, at regular distances: the read has runs, and gaps between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Gaps {
+    /// The bytes before the first gap; not more than `run`.
+    pub first: u64,
+    /// The bytes before each further gap.
+    pub run: u64,
+    /// The bytes of each gap.
+    pub gap: u64,
+}
+
+impl Gaps {
+    /// The bytes of all gaps between `len` bytes that are read.
+    fn between(self, len: u64) -> u64 {
+        len.saturating_sub(self.first).div_ceil(self.run) * self.gap
+    }
+}
+
+/// A tensor, or a part of one, whose elements are collected: a view of a storage, or what is compressed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Gather {
+    /// The tensor, as an index into [`Checkpoint::tensors`](crate::Checkpoint::tensors).
+    pub tensor: usize,
+    /// The first byte that is wanted, from the start of the tensor as it will lie in memory.
+    pub from: u64,
+    /// The slot, as an index into [`Plan::slots`].
+    pub slot: usize,
+    /// Where in the slot that byte goes.
+    pub offset: u64,
+    /// The number of bytes.
+    pub len: u64,
+    /// In the order of their places, the reads before it.
+    pub(crate) after: usize,
+}
+
+impl Gather {
+    /// Where it goes.
+    pub(crate) fn part(&self) -> Part {
+        Part {
+            slot: self.slot,
+            offset: self.offset,
+            len: self.len,
+        }
+    }
 }
 
 /// A stretch of a slot that one read fills.
@@ -91,6 +155,7 @@ pub struct Plan {
     slots: Vec<u64>,
     places: Vec<Place>,
     reads: Vec<Read>,
+    gathers: Vec<Gather>,
 }
 
 impl Plan {
@@ -112,6 +177,12 @@ impl Plan {
         &self.reads
     }
 
+    /// What is gathered, in file order. How it is read depends on what lies where.
+    #[must_use]
+    pub fn gathers(&self) -> &[Gather] {
+        &self.gathers
+    }
+
     /// Packs `tensors`, which are in file order, into as few slots as their order and the rule allow.
     ///
     /// Neighbours in the file are neighbours in memory wherever that keeps them aligned, so that one read fills many of them. A
@@ -129,11 +200,34 @@ impl Plan {
         places: Vec<Place>,
         read_bytes: u64,
     ) -> Self {
-        let reads = coalesce(tensors, &places, read_bytes);
+        let mut all = Reads::new(read_bytes);
+        for &place in &places {
+            let info = &tensors[place.tensor];
+            all.add(info, 0..info.bytes, place);
+        }
         Self {
             slots,
             places,
-            reads,
+            reads: all.reads,
+            gathers: all.gathers,
+        }
+    }
+
+    /// The plan that brings the bytes `range` of one tensor into a slot of their own, in one read if they follow one another.
+    pub(crate) fn part(info: &TensorInfo, range: Range<u64>, read_bytes: u64) -> Self {
+        let len = range.end - range.start;
+        let place = Place {
+            tensor: 0,
+            slot: 0,
+            offset: 0,
+        };
+        let mut all = Reads::new(read_bytes.max(len));
+        all.add(info, range, place);
+        Self {
+            slots: vec![len],
+            places: vec![place],
+            reads: all.reads,
+            gathers: all.gathers,
         }
     }
 
@@ -228,48 +322,6 @@ fn non_empty(tensors: &[TensorInfo]) -> impl Iterator<Item = (usize, &TensorInfo
         .iter()
         .enumerate()
         .filter(|(_, info)| info.bytes > 0)
-}
-
-/// The reads that fill `places`: neighbours in the file join, and none is larger than `read_bytes`.
-fn coalesce(tensors: &[TensorInfo], places: &[Place], read_bytes: u64) -> Vec<Read> {
-    let mut reads: Vec<Read> = Vec::new();
-    for place in places {
-        let info = &tensors[place.tensor];
-        let mut done = 0;
-        while done < info.bytes {
-            let at = info.offset + done;
-            let joins = reads.last().is_some_and(|read| {
-                read.file == info.file
-                    && read.offset + read.len == at
-                    && read.len < read_bytes
-                    && read.parts.len() < MAX_PARTS
-            });
-            if !joins {
-                reads.push(Read {
-                    file: info.file,
-                    offset: at,
-                    len: 0,
-                    parts: Vec::new(),
-                });
-            }
-            let read = reads.last_mut().expect("one was pushed if there was none");
-            let len = (info.bytes - done).min(read_bytes - read.len);
-            read.len += len;
-            let offset = place.offset + done;
-            match read.parts.last_mut() {
-                Some(part) if part.slot == place.slot && part.offset + part.len == offset => {
-                    part.len += len;
-                }
-                _ => read.parts.push(Part {
-                    slot: place.slot,
-                    offset,
-                    len,
-                }),
-            }
-            done += len;
-        }
-    }
-    reads
 }
 
 /// The size in bytes of the blocks that a resident load of `bytes` packs its tensors into, if the pool keeps so many buffers.

@@ -46,6 +46,14 @@ pub(crate) enum Storage {
     },
 }
 
+impl Storage {
+    /// The bytes that tensors view, inflated if they are compressed.
+    pub(crate) fn bytes(&self) -> u64 {
+        let (Self::Plain { bytes, .. } | Self::Deflated { bytes, .. }) = self;
+        *bytes
+    }
+}
+
 /// In which order the bytes of an element lie.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]

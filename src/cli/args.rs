@@ -1,10 +1,11 @@
 //! How a command line is spelled: the only module that sees the argument parser.
 
+use std::error::Error;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use ckload::synth::IfExists;
-use ckload::{ByteSize, Io, Select};
+use ckload::{ByteSize, Io, Select, Shard};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
@@ -103,6 +104,14 @@ struct LoadArgs {
     #[arg(long, value_name = "GLOB", value_parser = parse_glob)]
     exclude: Vec<String>,
 
+    /// Load only one rank's part of each tensor, such as 0:3/8: of 8 equal parts along dimension 0 the one of number 3
+    ///
+    /// Without a glob it is meant for all tensors that have the dimension, and no other --shard names; those of fewer dimensions stay
+    /// whole. With one, such as '*.o_proj.weight=1:3/8', for those whose names match; of several the first decides, and '*norm*=0:0/1'
+    /// keeps tensors whole. A tensor that does not divide into equal parts is an error. May be given several times.
+    #[arg(long, value_name = "[GLOB=]DIM:RANK/WORLD", value_parser = parse_shard)]
+    shard: Vec<ShardArg>,
+
     /// Show what a load would read and where it would go, without loading
     #[arg(long, conflicts_with_all = ["compare", "repeat"])]
     dry_run: bool,
@@ -198,6 +207,13 @@ struct WriteArgs {
     size: SizeArg,
 }
 
+/// A part of the tensors that a glob matches, or of all others.
+#[derive(Clone, Debug)]
+struct ShardArg {
+    pattern: Option<String>,
+    shard: Shard,
+}
+
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum ColorArg {
     #[default]
@@ -240,6 +256,18 @@ impl Invocation {
         let args = Args::from_arg_matches(&matches)?;
         Ok(Self {
             action: match args.command {
+                None if args
+                    .load
+                    .shard
+                    .iter()
+                    .filter(|arg| arg.pattern.is_none())
+                    .count()
+                    > 1 =>
+                {
+                    let message =
+                        "'--shard' is given twice without a glob: which tensors is each for?";
+                    return Err(command.error(ErrorKind::ArgumentConflict, message));
+                }
                 None => Action::Load(
                     args.load
                         .resolve()
@@ -284,6 +312,12 @@ impl LoadArgs {
         }
         for glob in &self.exclude {
             select = select.exclude(glob)?;
+        }
+        for ShardArg { pattern, shard } in &self.shard {
+            select = match pattern {
+                Some(glob) => select.shard(glob, *shard)?,
+                None => select.shard_rest(*shard)?,
+            };
         }
         let sides = match (self.compare, self.no_pool) {
             (true, _) => Sides::Compare,
@@ -409,6 +443,17 @@ fn parse_size(text: &str) -> Result<ByteSize, &'static str> {
         .map_err(|_| "expected a number of bytes, or a number and a unit such as 256MiB or 1GB")
 }
 
+fn parse_shard(text: &str) -> Result<ShardArg, Box<dyn Error + Send + Sync>> {
+    // A glob may hold the sign as well.
+    let (pattern, shard) = match text.rsplit_once('=') {
+        Some((glob, shard)) => (Some(parse_glob(glob)?), shard),
+        None => (None, text),
+    };
+    let shard = shard.parse()?;
+    Select::all().shard_rest(shard)?;
+    Ok(ShardArg { pattern, shard })
+}
+
 fn parse_glob(text: &str) -> Result<String, ckload::Error> {
     Select::all().include(text).map(|_| text.to_owned())
 }
@@ -469,6 +514,17 @@ mod tests {
     }
 
     #[test]
+    fn a_shard_is_for_the_tensors_of_a_glob_or_for_all_others() {
+        let select = load("ckload --shard 0:1/2 --shard w*=1:0/2 --shard a=b=1:0/2 m").select;
+        let shown = format!("{select:?}");
+        assert!(shown.contains("rest: Some(Shard { dim: 0, rank: 1, world_size: 2 })"));
+        assert!(
+            shown.contains("\"a=b\"") && shown.contains("\"w*\""),
+            "{shown}"
+        );
+    }
+
+    #[test]
     fn a_model_may_be_named_like_a_command() {
         assert_eq!(load("ckload -- demo").models, [PathBuf::from("demo")]);
         assert_eq!(load("ckload ./demo").models, [PathBuf::from("./demo")]);
@@ -511,6 +567,10 @@ mod tests {
             "ckload --repeat 0 m",
             "ckload -j 0 m",
             "ckload --include [ m",
+            "ckload --shard 1 m",
+            "ckload --shard 0:2/2 m",
+            "ckload --shard [=0:1/2 m",
+            "ckload --shard 0:0/2 --shard 1:0/2 m",
             "ckload --io io_uring m",
             "ckload --read-size 4095 m",
             "ckload --pin maybe m",

@@ -26,6 +26,7 @@ struct PlanEntry<'a> {
     /// Bytes of each block of memory.
     slots: &'a [u64],
     reads: Vec<ReadEntry>,
+    gathers: Vec<GatherEntry<'a>>,
 }
 
 #[derive(Serialize)]
@@ -33,7 +34,17 @@ struct ReadEntry {
     file: usize,
     offset: u64,
     len: u64,
+    /// Bytes of the file from the first to the last: more than `len` if some between them are left out.
+    span: u64,
     parts: Vec<PartEntry>,
+}
+
+/// A tensor whose elements do not lie one behind the other.
+#[derive(Serialize)]
+struct GatherEntry<'a> {
+    tensor: &'a str,
+    #[serde(flatten)]
+    part: PartEntry,
 }
 
 #[derive(Serialize)]
@@ -60,7 +71,11 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
             schema: SCHEMA,
             models: checkpoints.iter().map(ModelSummary::of).collect(),
             budget,
-            plans: plans.iter().map(PlanEntry::of).collect(),
+            plans: checkpoints
+                .iter()
+                .zip(&plans)
+                .map(|(checkpoint, plan)| PlanEntry::of(checkpoint, plan))
+                .collect(),
         })?;
     } else if !output.quiet {
         let mut out = output.stdout();
@@ -72,7 +87,7 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
 }
 
 impl<'a> PlanEntry<'a> {
-    fn of(plan: &'a Plan) -> Self {
+    fn of(checkpoint: &'a Checkpoint, plan: &'a Plan) -> Self {
         let part = |part: &ckload::Part| PartEntry {
             slot: part.slot,
             offset: part.offset,
@@ -82,11 +97,21 @@ impl<'a> PlanEntry<'a> {
             file: read.file,
             offset: read.offset,
             len: read.len,
+            span: read.span(),
             parts: read.parts.iter().map(part).collect(),
+        });
+        let gathers = plan.gathers().iter().map(|gather| GatherEntry {
+            tensor: &checkpoint.tensors()[gather.tensor].name,
+            part: PartEntry {
+                slot: gather.slot,
+                offset: gather.offset,
+                len: gather.len,
+            },
         });
         Self {
             slots: plan.slots(),
             reads: reads.collect(),
+            gathers: gathers.collect(),
         }
     }
 }
@@ -108,6 +133,14 @@ fn write_plan(
         units::counted(plan.slots().len() as u64, "block"),
         units::bytes(plan.slots().iter().sum()),
     )?;
+    if !plan.gathers().is_empty() {
+        writeln!(
+            out,
+            "{} whose elements are collected: {}",
+            units::counted(plan.gathers().len() as u64, "tensor"),
+            units::bytes(plan.gathers().iter().map(|gather| gather.len).sum()),
+        )?;
+    }
     if let Some(budget) = budget {
         writeln!(
             out,

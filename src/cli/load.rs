@@ -77,7 +77,7 @@ pub(crate) fn open_all(options: &LoadOptions) -> Result<Vec<Checkpoint>, Error> 
         .iter()
         .map(|path| {
             let whole = Checkpoint::open(path)?;
-            let checkpoint = whole.select(&options.select);
+            let checkpoint = whole.select(&options.select)?;
             if checkpoint.tensors().is_empty() && !whole.tensors().is_empty() {
                 return Err(Error::NothingSelected { path: path.clone() });
             }

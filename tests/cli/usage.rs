@@ -46,6 +46,7 @@ fn help_names_every_command_and_option() {
         "--pin",
         "--include",
         "--exclude",
+        "--shard",
         "--json",
         "--quiet",
         "--verbose",

@@ -9,10 +9,10 @@ use rayon::Scope;
 
 use super::Files;
 use super::target::Target;
-use crate::Error;
-use crate::observer::Observer;
-use crate::plan::Read;
+use crate::observer::{Observer, ReadDone};
+use crate::plan::{Gather, Part, Plan, Read};
 use crate::report::Meter;
+use crate::{Error, TensorInfo};
 
 /// Who watches a load, and may end it.
 pub(crate) struct Watch<'a> {
@@ -39,18 +39,20 @@ impl<'a> From<&'a mut [u8]> for Slot<'a> {
     }
 }
 
-/// Fills `slots` by carrying out `reads`, on the workers of the current rayon pool. Ends with the first error.
+/// Fills `slots` by carrying out the plan of `tensors`, on the workers of the current rayon pool. Ends with the first error.
 pub(crate) fn fill(
     files: &Files,
-    reads: &[Read],
+    plan: &Plan,
+    tensors: &[TensorInfo],
     slots: Vec<Slot<'_>>,
     watch: &Watch<'_>,
 ) -> Result<(), Error> {
     let fill = Fill {
         files,
+        tensors,
         watch,
         queue: Mutex::new(Queue {
-            tasks: scatter(reads, slots).into_iter(),
+            tasks: scatter(plan, slots).into_iter(),
             threads: 1,
         }),
         failure: Mutex::new(None),
@@ -62,6 +64,7 @@ pub(crate) fn fill(
 /// A load that is being carried out.
 struct Fill<'a> {
     files: &'a Files,
+    tensors: &'a [TensorInfo],
     watch: &'a Watch<'a>,
     queue: Mutex<Queue<'a>>,
     failure: Mutex<Option<Error>>,
@@ -75,9 +78,14 @@ struct Queue<'a> {
 }
 
 struct Task<'a> {
-    read: &'a Read,
+    work: Work<'a>,
     target: Target<'a>,
     is_untouched: bool,
+}
+
+enum Work<'a> {
+    Read(&'a Read),
+    Gather(&'a Gather),
 }
 
 impl<'a> Fill<'a> {
@@ -119,10 +127,19 @@ impl<'a> Fill<'a> {
         if task.is_untouched {
             self.watch.meter.touched(touch(&mut task.target));
         }
-        self.files.read(task.read, task.target, |done| {
+        let done = |done: &ReadDone| {
             self.watch.meter.read(done);
             self.watch.observer.read(done);
-        })
+        };
+        match task.work {
+            Work::Read(read) => self.files.read(read, task.target, done),
+            Work::Gather(gather) => {
+                let info = &self.tensors[gather.tensor];
+                let cancelled = self.watch.cancelled;
+                self.files
+                    .gather(info, gather.from, task.target, cancelled, done)
+            }
+        }
     }
 }
 
@@ -142,33 +159,40 @@ fn touch(target: &mut Target<'_>) -> Duration {
     start.elapsed()
 }
 
-/// Cuts `slots` into the parts of `reads`, for each read in turn.
+/// Cuts `slots` into the parts of the plan's reads and gathers, for each in turn.
 ///
 /// # Panics
 ///
 /// Panics if parts overlap or leave their slots, which no plan's do.
-fn scatter<'a>(reads: &'a [Read], slots: Vec<Slot<'a>>) -> Vec<Task<'a>> {
+fn scatter<'a>(plan: &'a Plan, slots: Vec<Slot<'a>>) -> Vec<Task<'a>> {
     let mut rest: Vec<(Slot<'a>, u64)> = slots.into_iter().map(|slot| (slot, 0)).collect();
-    reads
-        .iter()
-        .map(|read| {
-            let mut is_untouched = false;
-            let parts = read.parts.iter().map(|part| {
-                let (slot, cut) = &mut rest[part.slot];
-                is_untouched |= slot.is_untouched;
-                let tail = std::mem::take(&mut slot.memory)
-                    .split_at_mut((part.offset - *cut) as usize)
-                    .1;
-                let (buffer, tail) = tail.split_at_mut(part.len as usize);
-                (slot.memory, *cut) = (tail, part.offset + part.len);
-                buffer
-            });
-            let target = parts.collect();
-            Task {
-                read,
-                target,
-                is_untouched,
-            }
-        })
-        .collect()
+    let mut cut = |parts: &[Part], work| {
+        let mut is_untouched = false;
+        let pieces = parts.iter().map(|part| {
+            let (slot, cut) = &mut rest[part.slot];
+            is_untouched |= slot.is_untouched;
+            let tail = std::mem::take(&mut slot.memory)
+                .split_at_mut((part.offset - *cut) as usize)
+                .1;
+            let (buffer, tail) = tail.split_at_mut(part.len as usize);
+            (slot.memory, *cut) = (tail, part.offset + part.len);
+            buffer
+        });
+        let target = pieces.collect();
+        Task {
+            work,
+            target,
+            is_untouched,
+        }
+    };
+    let mut tasks = Vec::with_capacity(plan.reads().len() + plan.gathers().len());
+    let mut gathers = plan.gathers().iter().peekable();
+    for (number, read) in plan.reads().iter().enumerate() {
+        while let Some(gather) = gathers.next_if(|gather| gather.after <= number) {
+            tasks.push(cut(&[gather.part()], Work::Gather(gather)));
+        }
+        tasks.push(cut(&read.parts, Work::Read(read)));
+    }
+    tasks.extend(gathers.map(|gather| cut(&[gather.part()], Work::Gather(gather))));
+    tasks
 }

@@ -50,10 +50,10 @@ impl<F: RawFile> Reader for Uncached<F> {
     ) -> Result<(), Failed> {
         let mut past_cache = 0;
         if let Some(direct) = self.direct() {
-            let (bytes, end) = direct.read(offset, &mut target, &self.staging);
-            past_cache = bytes;
-            if bytes > 0 {
-                done(Source::Direct, bytes);
+            let (progress, end) = direct.read(offset, &mut target, &self.staging);
+            past_cache = progress.done;
+            if progress.moved > 0 {
+                done(Source::Direct, progress.moved);
             }
             match end {
                 End::Error(errno) if direct::is_refusal(errno) => {
@@ -61,7 +61,7 @@ impl<F: RawFile> Reader for Uncached<F> {
                 }
                 // Reading through the page cache takes no memory for staging.
                 End::Error(Errno::NOMEM) => {}
-                end => return end.result(bytes),
+                end => return end.result(progress.done),
             }
         }
         let rest = buffered::read_exact(&self.buffered, offset + past_cache, target);
@@ -99,9 +99,9 @@ impl<F: RawFile> Auto<F> {
         done: Done<'_>,
     ) -> Result<u64, Failed> {
         let file = &self.uncached.buffered;
-        let (bytes, end) = buffered::read(file, offset, target, ReadWriteFlags::NOWAIT);
-        if bytes > 0 {
-            done(Source::Buffered, bytes);
+        let (progress, end) = buffered::read(file, offset, target, ReadWriteFlags::NOWAIT);
+        if progress.moved > 0 {
+            done(Source::Buffered, progress.moved);
         }
         match end {
             End::Full => {}
@@ -109,9 +109,24 @@ impl<F: RawFile> Auto<F> {
             End::Error(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
                 self.was_cached.store(false, Relaxed);
             }
-            end => end.result(bytes)?,
+            end => end.result(progress.done)?,
         }
-        Ok(bytes)
+        Ok(progress.done)
+    }
+}
+
+impl<F: RawFile> Auto<F> {
+    /// Reads through the page cache, what is not there in one go with its gaps.
+    fn read_through(&self, offset: u64, target: Target<'_>) -> Result<u64, Failed> {
+        let file = &self.uncached.buffered;
+        let range = offset..offset + target.len() as u64;
+        if target.has_gaps()
+            && !self.residency.is_cached(file, &range)
+            && let Ok(mut buffer) = self.uncached.staging.try_get(direct::STAGING_BYTES)
+        {
+            return buffered::read_whole(file, offset, target, &mut buffer);
+        }
+        buffered::read_exact(file, offset, target)
     }
 }
 
@@ -126,16 +141,18 @@ impl<F: RawFile> Reader for Auto<F> {
         let end = offset + target.len() as u64;
         let mut at = offset;
         while at < end {
+            at += target.skip_gap() as u64;
             let failed = |failed: Failed| failed.after(at - offset);
             if self.uncached.direct().is_none() {
                 if !self.waits.load(Relaxed) && !self.residency.is_cached(file, &(at..end)) {
                     self.waits.store(true, Relaxed);
                 }
-                let bytes = buffered::read_exact(file, at, target).map_err(failed)?;
+                let bytes = self.read_through(at, target).map_err(failed)?;
                 done(Source::Buffered, bytes);
                 return Ok(());
             }
-            if self.was_cached.load(Relaxed) {
+            // With gaps, what is missing of one stretch says little of the next.
+            if self.was_cached.load(Relaxed) && !target.has_gaps() {
                 let bytes = self.take_cached(at, &mut target, done).map_err(failed)?;
                 if at + bytes < end {
                     // The kernel reads the rest of this stretch by now.

@@ -20,7 +20,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rayon::ThreadPool;
 
 use crate::memory::{Memory, SmallBuffer};
-use crate::plan::{Plan, Read};
+use crate::plan::Plan;
 use crate::read::{self, Files, Slot, Watch};
 use crate::report::Meter;
 use crate::{Checkpoint, Error, Loader, Report, TensorInfo};
@@ -219,17 +219,17 @@ impl<W: Work> Feed<W> {
             .map(Charged::as_slot)
             .filter(|slot| !slot.memory.is_empty())
             .collect();
-        if !self.fill(tensors, plan.reads(), slots)? {
+        if !self.fill(tensors, &plan, slots)? {
             return Ok(Vec::new());
         }
         Ok(memory.into_iter().map(Charged::into_bytes).collect())
     }
 
-    /// Carries out `reads` of `tensors`; `false` if some may have been left out, since the feed is cancelled.
+    /// Carries out the plan of `tensors`; `false` if some may have been left out, since the feed is cancelled.
     pub(super) fn fill(
         &self,
         tensors: &[TensorInfo],
-        reads: &[Read],
+        plan: &Plan,
         slots: Vec<Slot<'_>>,
     ) -> Result<bool, Error> {
         let watch = Watch {
@@ -238,7 +238,7 @@ impl<W: Work> Feed<W> {
             cancelled: &self.cancelled,
         };
         let outer = WAITS.replace(true);
-        let filled = Error::catch(|| read::fill(&self.files, reads, slots, &watch));
+        let filled = Error::catch(|| read::fill(&self.files, plan, tensors, slots, &watch));
         WAITS.set(outer);
         filled?;
         if self.cancelled.load(Relaxed) {
