@@ -307,7 +307,7 @@ pub enum Error {
 
     /// A tensor cannot be divided as asked.
     #[error(
-        "the tensor {tensor:?} of shape {shape:?} cannot be divided as {shard}: {reason}; leave it whole, or divide it otherwise"
+        "the tensor {tensor:?} of shape {shape:?} cannot be divided as {shard}: {reason}; give it a rule of its own, 0:0/1 leaves it whole"
     )]
     Shard {
         /// The tensor's name.

@@ -340,7 +340,7 @@ pub(crate) fn slot_bytes(bytes: u64, buffers: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Dtype;
+    use crate::{Dtype, Shard};
 
     /// Tensors of one file, one behind the other from `start`, of these dtypes and numbers of elements.
     fn neighbours(start: u64, described: &[(Dtype, u64)]) -> Vec<TensorInfo> {
@@ -494,16 +494,45 @@ mod tests {
             .collect();
         for read in &plan.reads {
             assert!(read.len <= read_bytes && read.parts.len() <= MAX_PARTS);
+            assert!(read.gaps.is_none() || read.span() <= read_bytes);
             let mut offset = read.offset;
+            let mut rest = read.gaps.map_or(u64::MAX, |gaps| gaps.first);
             for part in &read.parts {
                 for at in part.offset..part.offset + part.len {
+                    if let (0, Some(gaps)) = (rest, read.gaps) {
+                        offset += gaps.gap;
+                        rest = gaps.run;
+                    }
                     let byte = &mut memory[part.slot][at as usize];
                     assert_eq!(*byte, u64::MAX, "filled twice");
                     *byte = offset;
                     offset += 1;
+                    rest -= 1;
                 }
             }
-            assert_eq!(offset, read.offset + read.len);
+            assert_eq!(offset, read.offset + read.span());
+        }
+        for gather in &plan.gathers {
+            for at in 0..gather.len {
+                let byte = &mut memory[gather.slot][(gather.offset + at) as usize];
+                assert_eq!(*byte, u64::MAX, "filled twice");
+                *byte = offset_of(&tensors[gather.tensor], gather.from + at);
+            }
+        }
+        // Whoever cuts slots for reads and gathers in turn finds them in rising order.
+        let mut ends = vec![0; plan.slots.len()];
+        let mut gathers = plan.gathers.iter().peekable();
+        let mut in_turn = Vec::new();
+        for (number, read) in plan.reads.iter().enumerate() {
+            while let Some(gather) = gathers.next_if(|gather| gather.after <= number) {
+                in_turn.push(gather.part());
+            }
+            in_turn.extend(&read.parts);
+        }
+        in_turn.extend(gathers.map(Gather::part));
+        for part in in_turn {
+            assert!(part.offset >= ends[part.slot]);
+            ends[part.slot] = part.offset + part.len;
         }
         let placed: Vec<usize> = plan.places.iter().map(|place| place.tensor).collect();
         let expected: Vec<usize> = non_empty(tensors).map(|(tensor, _)| tensor).collect();
@@ -514,9 +543,84 @@ mod tests {
             for at in 0..info.bytes {
                 assert_eq!(
                     memory[place.slot][(place.offset + at) as usize],
-                    info.offset + at
+                    offset_of(info, at)
                 );
             }
         }
+    }
+
+    /// Where byte `at` of a tensor is in its file.
+    fn offset_of(info: &TensorInfo, at: u64) -> u64 {
+        match info.stored {
+            Stored::InPlace => info.offset + at,
+            Stored::Runs { run, stride } => info.offset + at / run * stride + at % run,
+            Stored::Scattered(_) => panic!("not of these tensors"),
+        }
+    }
+
+    #[test]
+    fn random_parts_are_read_exactly_once() {
+        let mut random = fastrand::Rng::with_seed(5);
+        for _ in 0..60 {
+            let mut at = random.u64(8..100);
+            let tensors: Vec<TensorInfo> = (0..random.usize(1..12))
+                .map(|number| {
+                    let rows = random.u64(1..9);
+                    let widths = [1..40, 40..2000, 60_000..300_000];
+                    let widths = random.choice(widths).expect("not empty");
+                    let columns = random.u64(widths);
+                    let columns = columns.next_multiple_of(8);
+                    let (bytes, shape) = (rows * columns, vec![rows, columns]);
+                    let whole =
+                        TensorInfo::in_place(number.to_string(), Dtype::U8, shape, bytes, at);
+                    at += bytes;
+                    let world_size = random.choice([1, 2, 8]).expect("not empty");
+                    let shard = Shard::new(1, random.usize(..world_size), world_size);
+                    whole.part(shard).expect("it is even")
+                })
+                .collect();
+            let read_bytes = random.u64(4096..1 << 20);
+            let rule = slots_of(random.u64(1..1 << 20));
+            check(
+                &tensors,
+                &Plan::packed(&tensors, rule, read_bytes),
+                read_bytes,
+            );
+            check(&tensors, &Plan::separate(&tensors, read_bytes), read_bytes);
+            // Pieces of each.
+            for info in &tensors {
+                let piece = random.u64(1..=info.bytes);
+                for start in (0..info.bytes).step_by(piece as usize) {
+                    let range = start..(start + piece).min(info.bytes);
+                    let plan = Plan::part(info, range.clone(), read_bytes);
+                    let read: u64 = plan.reads.iter().map(|read| read.len).sum();
+                    let gathered: u64 = plan.gathers.iter().map(|gather| gather.len).sum();
+                    assert_eq!(read + gathered, range.end - range.start);
+                    assert!(plan.gathers.iter().all(|gather| gather.from == start));
+                    let first = plan.reads.first().map(|read| read.offset);
+                    assert!(first.is_none_or(|first| first == offset_of(info, start)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn runs_are_read_as_costs_the_least() {
+        let columns_of = |columns: u64, world_size: usize| {
+            let shape = vec![100, columns];
+            let whole = TensorInfo::in_place("t".to_owned(), Dtype::U8, shape, 100 * columns, 64);
+            let part = whole.part(Shard::new(1, 1, world_size)).expect("even");
+            let plan = Plan::separate(&[part], 1 << 20);
+            let spans = plan.reads.iter().map(Read::span).sum::<u64>();
+            (plan.reads.len(), plan.gathers.len(), spans)
+        };
+        // Close together: copied out of what is read whole.
+        assert_eq!(columns_of(64, 2), (0, 1, 0));
+        // One read for all, or for as many as it may reach over.
+        assert_eq!(columns_of(1024, 2), (1, 0, 99 * 1024 + 512));
+        assert_eq!(columns_of(32 << 10, 2).0, 4);
+        // Too far apart, or so long that each is worth a read.
+        assert_eq!(columns_of(128 << 10, 2), (100, 0, 100 * (64 << 10)));
+        assert_eq!(columns_of(600 << 10, 2), (100, 0, 100 * (300 << 10)));
     }
 }

@@ -31,7 +31,8 @@ pub struct Report {
     pub peak_pool_bytes: u64,
 }
 
-/// How a load's bytes were read.
+/// How a load's bytes were read: what was asked of files, which is more than [`Report::bytes`] where gaps were read as well, and less where
+/// tensors are compressed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct IoReport {

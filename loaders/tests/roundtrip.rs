@@ -37,7 +37,7 @@ fn random_checkpoints_come_back_however_they_are_loaded() {
 
 fn check_what_open_tells(sample: &Sample, checkpoint: &Checkpoint) {
     assert_eq!(checkpoint.path(), sample.path);
-    check_metadata(&checkpoint, sample.metadata.clone());
+    check_metadata(checkpoint, sample.metadata.clone());
     assert_eq!(checkpoint.bytes(), sample.bytes());
     assert_eq!(checkpoint.tensors().len(), sample.tensors.len());
     assert!(

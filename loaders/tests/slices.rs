@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::num::NonZeroUsize;
 use std::ops::Bound;
 
 use ckload_loaders::{ByteSize, Checkpoint, Dtype, Error, Io, Loader, Select, Shard, TensorInfo};
@@ -33,11 +34,11 @@ fn divisible() -> Sample {
         tensor("matrix", Dtype::F32, &[48, 72]),
         tensor("odd", Dtype::U8, &[24, 24]),
         tensor("packed", Dtype::F4, &[24, 48]),
-        tensor("wide", Dtype::F32, &[24, 24_000]),
+        tensor("wide", Dtype::F32, &[24, 2400]),
         tensor("kernel", Dtype::F64, &[24, 24, 3]),
         tensor("cube", Dtype::F16, &[24, 1, 48]),
-        tensor("four", Dtype::F16, &[24, 24, 24, 24]),
-        tensor("complex", Dtype::C64, &[1, 24, 24, 24]),
+        tensor("four", Dtype::I8, &[24, 24, 24, 24]),
+        tensor("complex", Dtype::C64, &[1, 24, 3, 24]),
         tensor("nothing", Dtype::F32, &[24, 0, 24, 24]),
         tensor("scalar", Dtype::I64, &[]),
     ])
@@ -59,11 +60,11 @@ fn part(sample: &Sample, shard: Shard) -> Checkpoint {
         .expect("every part is whole bytes")
 }
 
-/// Every way of loading; gives the bytes in file order.
-const WAYS: [(
-    &str,
-    fn(&Loader, &Checkpoint) -> Result<Vec<Vec<u8>>, Error>,
-); 5] = [
+/// Loads every tensor, and gives their bytes in file order.
+type Load = fn(&Loader, &Checkpoint) -> Result<Vec<Vec<u8>>, Error>;
+
+/// Every way of loading.
+const WAYS: [(&str, Load); 5] = [
     ("load", |loader, checkpoint| {
         let model = loader.load(checkpoint)?;
         let tensors = model.tensors().iter();
@@ -118,11 +119,13 @@ fn joined(parts: &[&[u8]], whole: &[u64], dim: usize) -> Vec<u8> {
         return Vec::new();
     }
     let run = parts[0].len() / rows as usize;
-    (0..rows as usize)
-        .flat_map(|row| parts.iter().map(move |part| &part[row * run..][..run]))
-        .flatten()
-        .copied()
-        .collect()
+    let mut whole = Vec::new();
+    for row in 0..rows as usize {
+        for part in parts {
+            whole.extend_from_slice(&part[row * run..][..run]);
+        }
+    }
+    whole
 }
 
 /// Loads each rank's part in one way, and compares what they are together with what was written.
@@ -182,7 +185,7 @@ fn runs_of_every_size_are_read_whatever_is_cached() {
         tensor("narrow", Dtype::BF16, &[3000, 480]),
         tensor("usual", Dtype::BF16, &[192, 4800]),
         tensor("wide", Dtype::F32, &[48, 96_000]),
-        tensor("wider", Dtype::F32, &[8, 1_000_000]),
+        tensor("wider", Dtype::F32, &[8, 480_000]),
     ]);
     let mut random = random();
     for io in Io::ALL {
@@ -211,10 +214,15 @@ fn the_parts_are_those_of_the_safetensors_library() {
             let model = Loader::new().load(&part(&sample, shard)).expect("it loads");
             for tensor in model.tensors() {
                 let view = reference.tensor(tensor.name()).expect("it is there");
-                if view.shape().len() <= dim || !bits(tensor.dtype()).is_multiple_of(8) {
+                if view.shape().len() <= dim
+                    || view.data().is_empty()
+                    || !bits(tensor.dtype()).is_multiple_of(8)
+                {
                     continue;
                 }
-                let whole = |_| TensorIndexer::Narrow(Bound::Unbounded, Bound::Unbounded);
+                let whole = |_| {
+                    TensorIndexer::Narrow(Bound::Unbounded, Bound::Unbounded, NonZeroUsize::MIN)
+                };
                 let mut indexers: Vec<TensorIndexer> = (0..=dim).map(whole).collect();
                 // As candle's `ShardedVarBuilder` has it.
                 let size = view.shape()[dim];
@@ -223,6 +231,7 @@ fn the_parts_are_those_of_the_safetensors_library() {
                     indexers[dim] = TensorIndexer::Narrow(
                         Bound::Included(rank * block),
                         Bound::Excluded((rank + 1) * block),
+                        NonZeroUsize::MIN,
                     );
                 }
                 let expected = view.sliced_data(&indexers).expect("a part of it");
@@ -238,7 +247,7 @@ fn the_parts_are_those_of_the_safetensors_library() {
 #[test]
 fn of_a_cached_file_only_the_part_is_read() {
     let sample = Sample::of(vec![
-        tensor("columns", Dtype::BF16, &[300, 960]),
+        tensor("columns", Dtype::BF16, &[304, 960]),
         tensor("rows", Dtype::F32, &[96, 1000]),
         tensor("wide", Dtype::F32, &[16, 80_000]),
     ]);
@@ -252,7 +261,10 @@ fn of_a_cached_file_only_the_part_is_read() {
                 let io_report = &report.io;
                 let moved =
                     io_report.buffered_bytes + io_report.direct_bytes + io_report.mmap_bytes;
-                assert_eq!(moved, report.bytes, "{io} {dim} {world_size}");
+                assert_eq!(
+                    moved, report.bytes,
+                    "{io} {dim} {world_size}: {io_report:?}"
+                );
             }
         }
     }

@@ -256,23 +256,11 @@ impl Invocation {
         let args = Args::from_arg_matches(&matches)?;
         Ok(Self {
             action: match args.command {
-                None if args
-                    .load
-                    .shard
-                    .iter()
-                    .filter(|arg| arg.pattern.is_none())
-                    .count()
-                    > 1 =>
-                {
-                    let message =
-                        "'--shard' is given twice without a glob: which tensors is each for?";
-                    return Err(command.error(ErrorKind::ArgumentConflict, message));
-                }
-                None => Action::Load(
+                None => Action::Load(Box::new(
                     args.load
                         .resolve()
                         .map_err(|error| command.error(ErrorKind::ValueValidation, error))?,
-                ),
+                )),
                 Some(Command::Demo(demo)) => Action::Demo(demo.into()),
                 Some(Command::Inspect { model }) => Action::Inspect { model },
                 Some(Command::Synth { model }) => Action::Synth(model.into()),
@@ -305,13 +293,22 @@ fn refuse_load_options_before_a_command(
 }
 
 impl LoadArgs {
-    fn resolve(self) -> Result<LoadOptions, ckload::Error> {
+    fn resolve(self) -> Result<LoadOptions, Box<dyn Error>> {
         let mut select = Select::all();
         for glob in &self.include {
             select = select.include(glob)?;
         }
         for glob in &self.exclude {
             select = select.exclude(glob)?;
+        }
+        if self
+            .shard
+            .iter()
+            .filter(|arg| arg.pattern.is_none())
+            .count()
+            > 1
+        {
+            return Err("--shard is given twice without a glob: which is for what?".into());
         }
         for ShardArg { pattern, shard } in &self.shard {
             select = match pattern {
@@ -468,7 +465,7 @@ mod tests {
 
     fn load(line: &str) -> LoadOptions {
         match parse(line).unwrap().action {
-            Action::Load(options) => options,
+            Action::Load(options) => *options,
             other => panic!("not a load: {other:?}"),
         }
     }

@@ -171,9 +171,9 @@ fn a_dry_run() {
     let report = json_of(ckload().arg(model.path()).args(["--dry-run", "--json"]));
     assert_keys(&report, "schema models budget plans");
     let plan = &report["plans"][0];
-    assert_keys(plan, "slots reads");
+    assert_keys(plan, "slots reads gathers");
     let read = &plan["reads"][0];
-    assert_keys(read, "file offset len parts");
+    assert_keys(read, "file offset len span parts");
     assert_keys(&read["parts"][0], "slot offset len");
     let read_bytes: u64 = plan["reads"]
         .as_array()

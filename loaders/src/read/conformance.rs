@@ -597,14 +597,15 @@ impl Spaced {
         };
         let (run, gap) = (size(), size());
         let first = random.usize(1..=run);
-        // A first run that is shorter lacks its start.
-        let phase = run - first;
-        let most = random.usize(1..=len - start);
-        let mut wanted: Vec<usize> = (start..len)
-            .filter(|at| (at - start + phase) % (run + gap) < run)
-            .take(most)
-            .collect();
-        wanted.truncate(3000 * run);
+        let most = random.usize(1..=(len - start).min(200_000));
+        let mut wanted = Vec::new();
+        let mut at = start;
+        while at < len && wanted.len() < most {
+            let rest = if at == start { first } else { run };
+            wanted.extend(at..len.min(at + rest));
+            at += rest + gap;
+        }
+        wanted.truncate(most);
         Self {
             start,
             gaps: Gaps {
