@@ -2,9 +2,10 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use bytesize::ByteSize;
+use ckload_pool::BufferPool;
 use fastrand::Rng;
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
@@ -15,7 +16,7 @@ use super::gather::Walk;
 use super::inflate::Inflater;
 use crate::stored::{Scattered, Storage, Stored};
 use crate::view::View;
-use crate::{Checkpoint, Dtype, Error, Io, Loader, Select, Shard, TensorInfo};
+use crate::{Checkpoint, Dtype, Error, Io, Loader, Observer, ReadDone, Select, Shard, TensorInfo};
 
 /// Element types of every size.
 const DTYPES: [Dtype; 6] = [
@@ -495,6 +496,45 @@ fn a_rank_s_part_of_a_view_is_a_view() {
             }
         }
         sample.contents.clear();
+    });
+}
+
+/// Counts what it is told of.
+#[derive(Default)]
+struct Counting {
+    moved: AtomicU64,
+    tensors: AtomicU64,
+}
+
+impl Observer for Counting {
+    fn read(&self, event: &ReadDone) {
+        self.moved.fetch_add(event.bytes, Relaxed);
+    }
+
+    fn tensor(&self, info: &TensorInfo) {
+        self.tensors.fetch_add(info.bytes, Relaxed);
+    }
+}
+
+#[test]
+fn what_is_gathered_is_told_and_what_nobody_wants_is_given_back() {
+    with_seeds(10, |random| {
+        let sample = Sample::random(random, 60_000);
+        let counting = Arc::new(Counting::default());
+        let pool = BufferPool::new();
+        let loader = Loader::new().pool(&pool).io(Io::Buffered);
+        let told = loader.clone().observer(counting.clone());
+        let model = told.load(&sample.checkpoint).expect("it loads");
+        let report = model.report();
+        assert_eq!(counting.moved.load(Relaxed), report.io.buffered_bytes);
+        assert_eq!(counting.tensors.load(Relaxed), report.bytes);
+        drop(model);
+        let mut stream = loader.stream(&sample.checkpoint).expect("it starts");
+        stream.next().expect("there is one").expect("it loads");
+        drop(stream);
+        while pool.stats().leased_bytes > 0 {
+            std::thread::yield_now();
+        }
     });
 }
 
