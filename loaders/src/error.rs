@@ -390,6 +390,28 @@ pub enum Error {
         reason: String,
     },
 
+    /// There is no such part of a tensor.
+    #[error("{shard} is no part: of {} ranks the last is {}", shard.world_size, shard.world_size.saturating_sub(1))]
+    NoSuchRank {
+        /// What was asked for.
+        shard: crate::Shard,
+    },
+
+    /// A tensor cannot be divided as asked.
+    #[error(
+        "the tensor {tensor:?} of shape {shape:?} cannot be divided as {shard}: {reason}; give it a rule of its own, 0:0/1 leaves it whole"
+    )]
+    Shard {
+        /// The tensor's name.
+        tensor: String,
+        /// Its dimensions.
+        shape: Vec<u64>,
+        /// What was asked for.
+        shard: crate::Shard,
+        /// Why it cannot be.
+        reason: String,
+    },
+
     /// The loader's threads could not be started.
     #[error("cannot start the loader's threads: {source}")]
     Threads {
@@ -441,6 +463,8 @@ impl Error {
             Self::ForeignByteOrder { .. } => "foreign_byte_order",
             Self::Pattern { .. } => "pattern",
             Self::Manifest { .. } => "manifest",
+            Self::NoSuchRank { .. } => "no_such_rank",
+            Self::Shard { .. } => "shard",
             Self::Threads { .. } => "threads",
             Self::WorkerPanicked { .. } => "worker_panicked",
         }

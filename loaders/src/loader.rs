@@ -263,7 +263,7 @@ impl Loader {
                     memory: &mut buffer[..],
                 })
                 .collect();
-            self.fill(&files, &plan, slots, &meter)
+            self.fill(&files, &plan, checkpoint, slots, &meter)
         })?;
         files.check_unchanged()?;
         workers.install(|| {
@@ -465,7 +465,7 @@ impl Loader {
         let files = Files::open(checkpoint, self.io, self.drop_cache, &self.staging, policy)?;
         self.announce(checkpoint);
         self.workers(&policy)?
-            .install(|| self.fill(&files, &plan, slots, meter))?;
+            .install(|| self.fill(&files, &plan, checkpoint, slots, meter))?;
         files.check_unchanged()?;
         Ok(self.finish(checkpoint, meter))
     }
@@ -586,6 +586,7 @@ impl Loader {
         &self,
         files: &Files,
         plan: &Plan,
+        checkpoint: &Checkpoint,
         slots: Vec<Slot<'_>>,
         meter: &Meter,
     ) -> Result<(), Error> {
@@ -594,7 +595,7 @@ impl Loader {
             observer: &*self.observer,
             cancelled: &AtomicBool::new(false),
         };
-        read::fill(files, plan.reads(), slots, &watch)
+        read::fill(files, plan, checkpoint.tensors(), slots, &watch)
     }
 
     /// The bytes that a load takes of the pool; refuses at once what could only fail after a long wait.
