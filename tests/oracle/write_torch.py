@@ -5,7 +5,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -93,7 +93,8 @@ class Network(torch.nn.Module):
         self.register_buffer("positions", torch.arange(16))
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.head(self.body(self.embedding(tokens)))
+        logits: torch.Tensor = self.head(self.body(self.embedding(tokens)))
+        return logits
 
 
 def state_dict() -> OrderedDict[str, torch.Tensor]:
@@ -105,7 +106,7 @@ def parameters() -> dict[str, Any]:
     return {"parameters": dict(network.named_parameters()), "frozen": torch.nn.Parameter(torch.randn(3), requires_grad=False)}
 
 
-def training() -> dict[str, Any]:
+def training() -> dict[str | int, Any]:
     """What a training run saves: tensors beside everything that is none."""
     model = Network().state_dict()
     return {
@@ -167,6 +168,19 @@ def conjugated() -> dict[str, torch.Tensor]:
     }
 
 
+def sparse() -> dict[str, torch.Tensor]:
+    return {"plain": torch.randn(3), "sparse": torch.eye(5).to_sparse()}
+
+
+def quantised() -> dict[str, torch.Tensor]:
+    return {"plain": torch.randn(3), "quantised": torch.quantize_per_tensor(torch.randn(4, 4), 0.1, 0, torch.qint8)}
+
+
+def whole_module() -> torch.nn.Module:
+    """A module itself, not its state: the pickle names every class in it."""
+    return Network()
+
+
 CONTENTS: dict[str, Callable[[], Any]] = {
     "dtypes": dtypes,
     "views": views,
@@ -183,6 +197,9 @@ CONTENTS: dict[str, Callable[[], Any]] = {
     "nothing": lambda: {"epoch": 3, "tensors": {}},
     "many": many,
     "conjugated": conjugated,
+    "sparse": sparse,
+    "quantised": quantised,
+    "module": whole_module,
 }
 
 
@@ -210,7 +227,7 @@ def save_sharded(legacy: bool) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         folder.mkdir()
         state = {name: tensor.clone() for name, tensor in Network().state_dict().items()}
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         for number, start in enumerate(range(0, len(state), 4), 1):
             file = f"pytorch_model-{number:05}-of-{(len(state) + 3) // 4:05}.bin"
             shard = dict(list(state.items())[start : start + 4])
@@ -255,7 +272,7 @@ class SparseFile:
 def save_big(legacy: bool) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         with path.open("wb") as file:
-            torch.save(big(), SparseFile(file), _use_new_zipfile_serialization=not legacy)
+            torch.save(big(), cast(BinaryIO, SparseFile(file)), _use_new_zipfile_serialization=not legacy)
 
     return write
 
