@@ -222,13 +222,14 @@ def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
 def torch_tensor(tensor: torch.Tensor) -> Tensor:
     if tensor.layout != torch.strided or tensor.dtype not in TORCH_DTYPES:
         raise Refused(f"a tensor of layout {tensor.layout} and type {tensor.dtype} is no rows of numbers")
+    if tensor.is_conj() or tensor.is_neg():
+        raise Refused("a tensor that has yet to be conjugated or negated has no bytes, and torch gives NumPy none")
     return Tensor(TORCH_DTYPES[tensor.dtype], tuple(tensor.shape), digest(torch_bytes(tensor)))
 
 
 def torch_bytes(tensor: torch.Tensor) -> memoryview:
     """The values row by row, not as whichever view the storage has them in."""
-    values = tensor.detach().resolve_conj().resolve_neg().contiguous()
-    return values.reshape(-1).view(torch.uint8).numpy().data
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def digest(data: bytes | memoryview) -> str:

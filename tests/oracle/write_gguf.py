@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFEndian, GGUFWriter
 
+# gguf has 40 bytes for a block of Q8_1; ggml, whose type it is, has 36 (block_q8_1 in ggml-common.h), as it never is in a file.
+DTYPES = [dtype for dtype in GGML_QUANT_SIZES if dtype != GGMLQuantizationType.Q8_1]
+
 RANDOM = np.random.default_rng(20240607)
 
 
@@ -16,7 +19,7 @@ def random_tensor(dtype: GGMLQuantizationType, rows: tuple[int, ...], blocks: in
 
 
 def add_every_dtype(writer: GGUFWriter) -> None:
-    for number, dtype in enumerate(GGML_QUANT_SIZES):
+    for number, dtype in enumerate(DTYPES):
         data = random_tensor(dtype, (2, 3), 2 + number % 3)
         writer.add_tensor(f"blk.{number}.{dtype.name.lower()}.weight", data, raw_dtype=dtype)
 
@@ -51,20 +54,19 @@ def write(endian: GGUFEndian, alignment: int | None = None) -> Callable[[Path], 
             writer.add_custom_alignment(alignment)
         add_every_value(writer)
         add_every_dtype(writer)
-        add_shapes(writer, endian)
+        add_shapes(writer)
         finish(writer)
 
     return write_file
 
 
-def add_shapes(writer: GGUFWriter, endian: GGUFEndian) -> None:
+def add_shapes(writer: GGUFWriter) -> None:
     """Numbers, of every rank, in the file's byte order."""
     for shape in [(1,), (7,), (5, 3), (2, 3, 4), (2, 1, 3, 5)]:
         tensor = RANDOM.standard_normal(shape, dtype=np.float32)
         writer.add_tensor("rank " + "x".join(map(str, shape)), tensor)
     writer.add_tensor("half", RANDOM.standard_normal((3, 9)).astype(np.float16))
     writer.add_tensor("integers", np.arange(11, dtype=np.int64))
-    assert writer.endianess == endian
 
 
 def write_metadata_alone(path: Path) -> None:
@@ -80,7 +82,6 @@ def write_split(path: Path) -> None:
     for number in range(10):
         writer.add_tensor(f"blk.{number}.weight", RANDOM.standard_normal((4, 32 + number), dtype=np.float32))
     finish(writer)
-    assert path.exists()
 
 
 def finish(writer: GGUFWriter) -> None:
