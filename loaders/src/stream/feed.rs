@@ -130,13 +130,15 @@ impl Drop for Permit {
 }
 
 impl Permit {
-    /// Cuts off `bytes` of it.
+    /// Cuts off `bytes` of it; what is in excess first.
     fn split(&mut self, bytes: u64) -> Self {
+        let excess = self.excess.min(bytes);
         self.bytes -= bytes;
+        self.excess -= excess;
         Self {
             account: Weak::clone(&self.account),
             bytes,
-            excess: 0,
+            excess,
             tensor: None,
         }
     }
@@ -368,13 +370,22 @@ impl<W: Work> Feed<W> {
             Memory::Small(buffer)
         } else {
             let shared = self.shared_capacity.checked_sub(permit.bytes);
-            let request = if let Some(more) = shared.and_then(|bytes| self.reserve_excess(bytes)) {
+            let buffer = if let Some(more) = shared.and_then(|more| self.reserve_excess(more)) {
                 permit.merge(more);
-                self.loader.request(self.shared_capacity, true)
+                let request = self.loader.request(self.shared_capacity, true);
+                self.loader.lease(request, &self.meter)?
             } else {
-                self.loader.request(bytes, true)
+                // A recycled buffer may be an eighth larger, if the budget has room for that.
+                let mut slack = self.reserve_excess(bytes / 8);
+                let request = self.loader.request(bytes, slack.is_none());
+                let buffer = self.loader.lease(request, &self.meter)?;
+                if let Some(slack) = &mut slack {
+                    let more = (buffer.capacity() as u64).saturating_sub(permit.bytes);
+                    permit.merge(slack.split(more.min(slack.bytes)));
+                }
+                buffer
             };
-            Memory::Pooled(self.loader.lease(request, &self.meter)?)
+            Memory::Pooled(buffer)
         };
         Ok(self.charged(tensor, memory, permit))
     }
