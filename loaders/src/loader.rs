@@ -614,7 +614,7 @@ impl Loader {
     }
 
     /// Refuses a stream whose largest tensor fits its budget or the pool not even alone.
-    fn check_budget(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
+    pub(crate) fn check_budget(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
         let tensors = checkpoint.tensors().iter();
         let Some(largest) = tensors.max_by_key(|info| self.charge(info.bytes)) else {
             return Ok(());
