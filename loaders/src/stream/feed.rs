@@ -15,7 +15,7 @@ use std::mem;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use bytesize::ByteSize;
@@ -37,6 +37,9 @@ const ALONE_BYTES: u64 = 16 << 20;
 /// Tensors up to this many bytes share buffers of one size, so that a tensor finds memory that another, of another size, has
 /// just left in the CPU's cache.
 const SHARED_BYTES: u64 = 16 << 20;
+
+/// A consumer looks no more often than this whether it waits in vain, however little patience it has.
+const LEAST_WAIT: Duration = Duration::from_millis(1);
 
 /// A piece of work: it reads some tensors, or a part of one, and delivers them.
 pub(super) trait Work: Send + Sync + Sized + 'static {
@@ -68,6 +71,8 @@ pub(super) struct Feed<W: Work> {
     budget: ByteSize,
     /// The capacity that tensors up to [`SHARED_BYTES`] share.
     shared_capacity: u64,
+    /// The most of the budget, in bytes, that is lent in excess: an eighth, but nothing that all tensors together need.
+    most_excess: u64,
     pub(super) meter: Meter,
     state: Mutex<State<W>>,
     /// Something has arrived, or nothing will any more.
@@ -421,11 +426,11 @@ impl<W: Work> Feed<W> {
         }
     }
 
-    /// A part of the budget for memory that is not needed, if there is as much; at most an eighth of the budget altogether.
+    /// A part of the budget for memory that is not needed, if there is as much.
     fn reserve_excess(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
         let mut state = self.state.lock();
         let excess = state.excess + bytes;
-        if bytes > state.available || excess > self.budget.as_u64() / 8 {
+        if bytes > state.available || excess > self.most_excess {
             return None;
         }
         state.available -= bytes;
@@ -504,6 +509,14 @@ impl<W: Work> State<W> {
             .front()
             .is_some_and(|work| work.charge() <= self.available)
     }
+
+    /// Notes what a consumer is about to get: one tensor less is missing, or nobody gets anything after this error.
+    fn note(&mut self, arrival: &Result<W::Item, Error>) {
+        match arrival {
+            Ok(_) => self.missing -= 1,
+            Err(_) => self.is_closed = true,
+        }
+    }
 }
 
 /// The consumers' end of a feed; any number of threads may take from it.
@@ -520,6 +533,10 @@ impl<W: Work> Consumer<W> {
         let shared = tensors.iter().map(|info| info.bytes);
         let shared = shared.filter(|&bytes| bytes <= SHARED_BYTES && !loader.is_small(bytes));
         let shared_capacity = shared.max().map_or(0, |bytes| loader.capacity_for(bytes));
+        let budget = setting.budget.as_u64();
+        let needed = work.iter().map(W::charge).fold(0, u64::saturating_add);
+        // Who keeps what fits the budget without excess is not to be told that it does not.
+        let spare = budget.checked_sub(needed).unwrap_or(budget);
         let feed = Arc::new(Feed {
             loader: loader.clone(),
             workers: setting.workers,
@@ -527,10 +544,11 @@ impl<W: Work> Consumer<W> {
             files: setting.files,
             budget: setting.budget,
             shared_capacity,
+            most_excess: spare.min(budget / 8),
             meter,
             state: Mutex::new(State {
                 work,
-                available: setting.budget.as_u64(),
+                available: budget,
                 excess: 0,
                 jobs: 0,
                 arrivals: VecDeque::new(),
@@ -585,12 +603,12 @@ impl<W: Work> Consumer<W> {
         let feed = &self.feed;
         let mut since = None;
         loop {
-            if let Some(arrival) = state.arrivals.pop_front() {
-                state.missing -= usize::from(arrival.is_ok());
-                return Some(arrival);
-            }
             if state.is_closed {
                 return None;
+            }
+            if let Some(arrival) = state.arrivals.pop_front() {
+                state.note(&arrival);
+                return Some(arrival);
             }
             if let Some((work, permit)) = feed.take_work_of_consumer(&mut state) {
                 drop(state);
@@ -600,10 +618,14 @@ impl<W: Work> Consumer<W> {
                 continue;
             }
             let begin = *since.get_or_insert_with(Instant::now);
-            let patience = feed.loader.patience;
-            if feed.arrived.wait_for(&mut state, patience).timed_out() {
+            let patience = feed.loader.patience.max(LEAST_WAIT);
+            if feed.arrived.wait_for(&mut state, patience).timed_out() && !state.is_closed {
                 match feed.held(&state, begin) {
-                    Some(error) => return Some(Err(error)),
+                    Some(error) => {
+                        let failed = Err(error);
+                        state.note(&failed);
+                        return Some(failed);
+                    }
                     None => since = None, // a read takes its time
                 }
             }
