@@ -149,6 +149,9 @@ impl Loader {
 
     /// Lets a stream hold this much at once: what is being read and what the consumer has not dropped yet, in whole pages.
     ///
+    /// Up to an eighth of it may be memory that no tensor needs, but that makes reading quicker: a page more, so that a tensor lies in step
+    /// with its file, or the rest of a buffer that tensors of several sizes share. Of a budget for all tensors that is what they leave.
+    ///
     /// Where not all tensors fit, those of up to 16 MiB may be given larger buffers than they need, so that they share them: an eighth of the
     /// budget at most goes into that. More than the pool may hold counts as what the pool may hold. Default: [`Loader::default_budget`].
     #[must_use]

@@ -169,8 +169,9 @@ fn who_holds_too_much_is_told_which_tensors() {
     watched(|| {
         let sample = Sample::uniform(12, MIB);
         let checkpoint = sample.open();
+        // A page more for each, so that it lies in step with its file.
         let loader = Loader::new()
-            .budget(ByteSize::mib(8))
+            .budget(ByteSize::b(8 * (MIB as u64 + 4096)))
             .patience(Duration::from_millis(50));
         let mut kept = Vec::new();
         let mut stream = loader.stream(&checkpoint).expect("it begins");
@@ -228,7 +229,7 @@ fn consumers_who_hold_too_much_together_are_told_once() {
         let checkpoint = sample.open();
         for _ in 0..300 {
             let loader = Loader::new()
-                .budget(ByteSize::kib(600))
+                .budget(ByteSize::kib(6 * 104))
                 .patience(Duration::from_millis(2));
             let stream = loader.stream(&checkpoint).expect("it begins");
             let (failures, kept) = (Mutex::new(0), Mutex::new(Vec::new()));

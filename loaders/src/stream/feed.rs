@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use bytesize::ByteSize;
+use ckload_pool::PooledBuffer;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rayon::ThreadPool;
 
@@ -158,6 +159,8 @@ impl Permit {
 /// Memory with its part of the budget. The memory goes first.
 pub(super) struct Charged {
     memory: Memory,
+    /// Where the tensor's bytes begin: as far from a page's start as in the file, if it may lie so. Then the disk brings them into place.
+    start: usize,
     _permit: Permit,
 }
 
@@ -168,11 +171,11 @@ impl AsRef<[u8]> for Charged {
 }
 
 impl Charged {
-    /// The first `len` bytes, to be filled.
+    /// The `len` bytes that are to be filled.
     pub(super) fn as_slot(&mut self, len: u64) -> Slot<'_> {
         let slot = self.memory.as_slot();
         Slot {
-            memory: &mut slot.memory[..len as usize],
+            memory: &mut slot.memory[self.start..self.start + len as usize],
             ..slot
         }
     }
@@ -292,7 +295,7 @@ impl<W: Work> Feed<W> {
         let tensors = &self.checkpoint.tensors()[range.clone()];
         let mut memory = Vec::with_capacity(tensors.len());
         for (number, info) in range.zip(tensors) {
-            memory.push(self.allocate(number, info.bytes, &mut permit)?);
+            memory.push(self.allocate(number, info, &mut permit)?);
         }
         let plan = Plan::separate(tensors, self.files.policy().read_bytes);
         let slots = memory
@@ -342,16 +345,17 @@ impl<W: Work> Feed<W> {
         Ok(true)
     }
 
-    /// The first `len` bytes of memory that is filled that far.
+    /// The `len` bytes of memory that is filled.
     pub(super) fn filled(&self, mut charged: Charged, len: u64) -> Bytes {
         if let Memory::Pooled(buffer) = &mut charged.memory {
             self.loader.pin(buffer, &self.meter);
         }
+        let start = charged.start;
         let bytes = Bytes::from_owner(charged);
         if bytes.len() as u64 == len {
             bytes
         } else {
-            bytes.slice(..len as usize)
+            bytes.slice(start..start + len as usize)
         }
     }
 
@@ -366,33 +370,47 @@ impl<W: Work> Feed<W> {
     fn allocate(
         self: &Arc<Self>,
         tensor: usize,
-        bytes: u64,
+        info: &TensorInfo,
         permit: &mut Permit,
     ) -> Result<Charged, Error> {
-        let mut permit = permit.split(self.loader.charge(bytes));
-        let small = self.loader.is_small(bytes).then(|| self.small(bytes));
-        let memory = if let Some(buffer) = small.flatten() {
-            Memory::Small(buffer)
-        } else {
-            let shared = self.shared_capacity.checked_sub(permit.bytes);
-            let buffer = if let Some(more) = shared.and_then(|more| self.reserve_excess(more)) {
-                permit.merge(more);
-                let request = self.loader.request(self.shared_capacity, true);
-                self.loader.lease(request, &self.meter)?
-            } else {
-                // A recycled buffer may be an eighth larger, if the budget has room for that.
-                let mut slack = self.reserve_excess(bytes / 8);
-                let request = self.loader.request(bytes, slack.is_none());
-                let buffer = self.loader.lease(request, &self.meter)?;
-                if let Some(slack) = &mut slack {
-                    let more = (buffer.capacity() as u64).saturating_sub(permit.bytes);
-                    permit.merge(slack.split(more.min(slack.bytes)));
-                }
-                buffer
-            };
-            Memory::Pooled(buffer)
+        let mut permit = permit.split(self.loader.charge(info.bytes));
+        let is_small = self.loader.is_small(info.bytes);
+        if let Some(buffer) = is_small.then(|| self.small(info.bytes)).flatten() {
+            return Ok(self.charged(tensor, Memory::Small(buffer), 0, permit));
+        }
+        let (buffer, start) = self.lease(info, &mut permit)?;
+        Ok(self.charged(tensor, Memory::Pooled(buffer), start, permit))
+    }
+
+    /// A buffer for a tensor, and where in it the tensor begins; adds to `permit` what is in excess of it, if the budget has room for that:
+    /// for a capacity that others share, for a recycled buffer an eighth larger than needed, for a beginning in step with the file.
+    fn lease(
+        self: &Arc<Self>,
+        info: &TensorInfo,
+        permit: &mut Permit,
+    ) -> Result<(PooledBuffer, u64), Error> {
+        let start = info.step();
+        let len = info.bytes + start;
+        let own = self.loader.capacity_for(len);
+        let ways = [
+            (self.shared_capacity, self.shared_capacity, true, start),
+            (own + len / 8, len, false, start),
+            (own, len, true, start),
+        ];
+        let affordable = ways.into_iter().find_map(|(most, len, exact, start)| {
+            let excess = most.checked_sub(own).and(most.checked_sub(permit.bytes))?;
+            Some((self.reserve_excess(excess)?, len, exact, start))
+        });
+        let Some((mut excess, len, exact, start)) = affordable else {
+            let request = self.loader.request(info.bytes, true);
+            return Ok((self.loader.lease(request, &self.meter)?, 0));
         };
-        Ok(self.charged(tensor, memory, permit))
+        let buffer = self
+            .loader
+            .lease(self.loader.request(len, exact), &self.meter)?;
+        let more = (buffer.capacity() as u64).saturating_sub(permit.bytes);
+        permit.merge(excess.split(more.min(excess.bytes)));
+        Ok((buffer, start))
     }
 
     /// Memory of the allocator; if that has none, the pool can say why, or has some.
@@ -414,14 +432,15 @@ impl<W: Work> Feed<W> {
     ) -> Result<Charged, Error> {
         let request = self.loader.request(bytes, true);
         let buffer = self.loader.lease(request, &self.meter)?;
-        Ok(self.charged(tensor, Memory::Pooled(buffer), permit))
+        Ok(self.charged(tensor, Memory::Pooled(buffer), 0, permit))
     }
 
-    fn charged(&self, tensor: usize, memory: Memory, mut permit: Permit) -> Charged {
+    fn charged(&self, tensor: usize, memory: Memory, start: u64, mut permit: Permit) -> Charged {
         permit.tensor = Some(tensor);
         self.holds[tensor].fetch_add(1, Relaxed);
         Charged {
             memory,
+            start: start as usize,
             _permit: permit,
         }
     }
@@ -530,9 +549,10 @@ impl<W: Work> Consumer<W> {
         let meter = Meter::start(setting.checkpoint.open_time());
         let loader = setting.loader;
         let tensors = setting.checkpoint.tensors();
-        let shared = tensors.iter().map(|info| info.bytes);
-        let shared = shared.filter(|&bytes| bytes <= SHARED_BYTES && !loader.is_small(bytes));
-        let shared_capacity = shared.max().map_or(0, |bytes| loader.capacity_for(bytes));
+        let shared = tensors.iter().filter(|info| !loader.is_small(info.bytes));
+        let shared = shared.map(|info| info.bytes + info.step());
+        let shared = shared.filter(|&len| len <= SHARED_BYTES).max();
+        let shared_capacity = shared.map_or(0, |len| loader.capacity_for(len));
         let budget = setting.budget.as_u64();
         let needed = work.iter().map(W::charge).fold(0, u64::saturating_add);
         // Who keeps what fits the budget without excess is not to be told that it does not.
