@@ -2,15 +2,22 @@
 
 mod common;
 
+use std::path::Path;
+
 use ckload_loaders::{ByteOrder, Checkpoint, Dtype, Format, Loader};
+use ckload_pool::BufferPool;
 use common::npy::{npy, npy_with};
 use common::zip::{Packing, Zip};
-use common::{failure, random, write};
+use common::{MIB, failure, random, write};
 
 /// Opens a file of these bytes.
 fn open(bytes: &[u8]) -> Result<Checkpoint, ckload_loaders::Error> {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let path = folder.path().join("array.npy");
+    open_in(folder.path(), bytes)
+}
+
+fn open_in(folder: &Path, bytes: &[u8]) -> Result<Checkpoint, ckload_loaders::Error> {
+    let path = folder.join("array.npy");
     write(&path, bytes);
     Checkpoint::open(path)
 }
@@ -388,6 +395,8 @@ fn members_that_break_a_rule_are_named() {
 #[test]
 fn damaged_files_give_an_error_or_a_checkpoint_and_nothing_else() {
     let mut random = random();
+    let pool = BufferPool::builder().max_bytes(MIB).build();
+    let loader = Loader::new().pool(&pool).threads(1);
     let array = npy("<f4", false, "(2, 3)", &[1; 24]);
     let mut zip = Zip::default();
     let deflated = Packing {
@@ -397,6 +406,7 @@ fn damaged_files_give_an_error_or_a_checkpoint_and_nothing_else() {
     zip.member("a.npy", &array, Packing::default());
     zip.member("b.npy", &array, deflated);
     let archive = zip.finish();
+    let folder = tempfile::tempdir().expect("a temporary folder");
     for valid in [array, archive] {
         for _ in 0..1_000 {
             let mut bytes = valid.clone();
@@ -409,8 +419,15 @@ fn damaged_files_give_an_error_or_a_checkpoint_and_nothing_else() {
                     _ => drop(bytes.remove(at)),
                 }
             }
-            if let Ok(checkpoint) = open(&bytes) {
+            if let Ok(checkpoint) = open_in(folder.path(), &bytes) {
                 assert!(checkpoint.tensors().len() <= 2);
+                // What is deflated is found out to be damaged when it is loaded, if at all; neither is more than its member.
+                if let Ok(model) = loader.load(&checkpoint) {
+                    let loaded: usize = (model.tensors().iter())
+                        .map(|tensor| tensor.bytes().len())
+                        .sum();
+                    assert_eq!(loaded as u64, checkpoint.bytes());
+                }
             }
         }
     }

@@ -202,8 +202,8 @@ pub(crate) struct Block {
     /// The pool's number, and whether it wants zeros: copied from there, to be at hand when a lease ends.
     pub(crate) pool: usize,
     pub(crate) zero_on_return: bool,
-    /// Whether it was tried to lock the memory, if the pool wants that.
-    pin_tried: bool,
+    /// Whether the memory is still to be locked: the pool wants that, and it was not tried yet.
+    to_be_pinned: bool,
     /// The eviction policy's opinion, kept while the block is out of the policy's sight.
     pub(crate) heat: Heat,
     /// Declared last: the bytes leave the pool's account only after the memory is gone.
@@ -219,18 +219,22 @@ impl Block {
             home: NOWHERE,
             pool: claim.store().id(),
             zero_on_return: claim.store().config.zero_on_return,
-            pin_tried: false,
+            to_be_pinned: claim.store().config.pinned_memory,
             heat,
             claim,
         }
     }
 
     /// Locks the memory, if the pool wants that and it was not tried before; pages that are missing are faulted in.
+    #[inline]
     pub(crate) fn pin(&mut self) {
-        if self.pin_tried || !self.store().config.pinned_memory {
-            return;
+        if mem::take(&mut self.to_be_pinned) {
+            self.try_to_lock();
         }
-        self.pin_tried = true;
+    }
+
+    #[cold]
+    fn try_to_lock(&mut self) {
         match self.memory.lock() {
             Ok(()) => self.claim.mark_pinned(),
             Err(error) => self.store().pin_failed(&error),

@@ -59,7 +59,7 @@ impl Request<'_> {
     /// other work, such as waiting for a disk.
     ///
     /// [`Origin::Fresh`](crate::Origin::Fresh) then tells the time for mapping alone. In a pool that pins memory it is not locked before the caller says so
-    /// ([`PooledBuffer::pin`]).
+    /// ([`PooledBuffer::pin`]); if that never happens, whoever leases it next without asking for it untouched gets it locked.
     #[must_use]
     pub fn untouched(mut self) -> Self {
         self.fit = self.fit.untouched();

@@ -310,6 +310,31 @@ fn what_was_preallocated_or_recycled_is_locked_once() {
     check("beside a small one that was freed", large.capacity());
 }
 
+#[test]
+fn what_came_back_unlocked_is_locked_for_who_did_not_ask_for_it_untouched() {
+    let _alone = alone();
+    let pool = BufferPool::builder().pinned_memory(true).build();
+    for len in [MIB, 8 * MIB] {
+        let untouched = pool.request(len).untouched().get(Duration::ZERO);
+        let untouched = untouched.expect("memory");
+        assert!(!untouched.is_pinned());
+        drop(untouched);
+        let failures = pool.stats().pin_failures;
+        let buffer = pool.get(len);
+        assert_eq!(buffer.origin(), Origin::Recycled);
+        assert!(buffer.is_pinned() || pool.stats().pin_failures > failures);
+        let other = pool.request(len).untouched().get(Duration::ZERO);
+        drop(other.expect("memory"));
+        thread::scope(|scope| {
+            let shared = scope.spawn(|| {
+                let failures = pool.stats().pin_failures;
+                pool.get(len).is_pinned() || pool.stats().pin_failures > failures
+            });
+            assert!(shared.join().expect("no panic"));
+        });
+    }
+}
+
 /// Set in the process that the test below starts, which may not lock.
 const UNPRIVILEGED: &str = "CKLOAD_POOL_UNPRIVILEGED";
 

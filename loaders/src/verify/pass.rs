@@ -209,6 +209,7 @@ impl Pass<'_> {
             cancelled: &AtomicBool::new(false),
         };
         read::fill_here(files, &plan, &[], vec![slot], &watch)?;
+        loader.pin(&mut buffer, meter);
         meter.loaded(len);
         Ok(Piece {
             buffer: Arc::new(buffer),

@@ -3,9 +3,10 @@
 use crate::common::pickle::{Py, dict, ordered, text};
 use crate::common::torch::{Saved, Storage};
 use crate::common::zip::{Packing, TORCH, Zip};
-use crate::common::{random, write};
+use crate::common::{MIB, random, write};
 use crate::{Sample, names, refuse, storage};
-use ckload_loaders::Checkpoint;
+use ckload_loaders::{Checkpoint, Loader};
+use ckload_pool::BufferPool;
 
 #[test]
 fn archives_that_break_a_rule() {
@@ -306,6 +307,8 @@ fn damaged_files_give_an_error_or_a_checkpoint_and_nothing_else() {
         saved.archive_packed(deflated, None),
         saved.legacy(),
     ];
+    let pool = BufferPool::builder().max_bytes(MIB).build();
+    let loader = Loader::new().pool(&pool).threads(1);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("model.pt");
     for valid in files {
@@ -319,6 +322,12 @@ fn damaged_files_give_an_error_or_a_checkpoint_and_nothing_else() {
                 let file = bytes.len() as u64;
                 for info in checkpoint.tensors() {
                     assert!(info.offset <= file, "{info:?}");
+                }
+                // What is deflated is found out to be damaged when it is loaded, if at all.
+                if let Ok(model) = loader.load(&checkpoint) {
+                    let tensors = model.tensors().iter();
+                    let loaded: usize = tensors.map(|tensor| tensor.bytes().len()).sum();
+                    assert_eq!(loaded as u64, checkpoint.bytes());
                 }
             }
         }

@@ -145,10 +145,14 @@ impl Store {
         if fit.len == 0 {
             return Ok(PooledBuffer::empty());
         }
-        let block = match local::take(self, &fit) {
+        let mut block = match local::take(self, &fit) {
             Some(block) => block,
             None => self.lease_shared(&fit, patience)?,
         };
+        if fit.populated {
+            // It may have come back from who asked for it untouched, and never said that it was.
+            block.pin();
+        }
         Ok(PooledBuffer::new(block, fit.len))
     }
 
