@@ -8,9 +8,7 @@ use std::ops::Bound;
 
 use ckload_loaders::{ByteSize, Checkpoint, Dtype, Error, Io, Loader, Select, Shard, TensorInfo};
 use ckload_pool::BufferPool;
-use common::{
-    Content, Gguf, KIB, MIB, Sample, bits, by_name, failure, octets, random, write,
-};
+use common::{Content, Gguf, KIB, MIB, Sample, bits, by_name, failure, octets, random, write};
 use safetensors::SafeTensors;
 use safetensors::slice::TensorIndexer;
 

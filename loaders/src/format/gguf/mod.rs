@@ -21,7 +21,7 @@ use std::path::Path;
 
 use self::cursor::Cursor;
 use self::metadata::{Kind, read_value};
-pub(crate) use self::split::{Part, check_parts, part_paths};
+pub(crate) use self::split::{Part, check_parts};
 use super::{Format, Header};
 use crate::{ByteOrder, Error, MetadataValue, TensorInfo};
 
