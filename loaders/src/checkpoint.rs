@@ -206,6 +206,7 @@ impl Checkpoint {
             open_time: Duration::ZERO,
         };
         let mut tensors = Tensors::default();
+        let mut bytes = 0;
         let mut parts = Vec::with_capacity(files.len());
         for (number, file) in read_headers(files).into_iter().enumerate() {
             let shard = index
@@ -234,6 +235,7 @@ impl Checkpoint {
                     continue; // the index takes this tensor from another file
                 }
                 info.file = number;
+                bytes = checked_sum(bytes, &info, &file.path)?;
                 if let Err((first, info)) = tensors.push(info) {
                     let first = &opened.files[tensors.infos[first].file];
                     return Err(Error::DuplicateTensor {
@@ -298,7 +300,7 @@ impl Checkpoint {
         &self.opened.path
     }
 
-    /// The format of the files.
+    /// The format of the files; of the first, if they are of several.
     #[must_use]
     pub fn format(&self) -> Format {
         self.opened.format
@@ -428,6 +430,19 @@ impl Checkpoint {
             .rev()
             .find(|info| info.file == file && at < info.file_range().end)
     }
+}
+
+/// `bytes` and those of one more tensor, which is in the file at `path`: as many as memory has addresses for, at most.
+///
+/// Views and compressed members have more bytes than their file, which may itself be sparse.
+fn checked_sum(bytes: u64, info: &TensorInfo, path: &Path) -> Result<u64, Error> {
+    let sum = bytes.checked_add(info.bytes);
+    sum.filter(|&sum| isize::try_from(sum).is_ok())
+        .ok_or_else(|| Error::Unsupported {
+            path: path.to_owned(),
+            place: format!("tensor {:?}", info.name),
+            reason: "with it the tensors have more bytes than memory has addresses".to_owned(),
+        })
 }
 
 /// A file whose header was read.

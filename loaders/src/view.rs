@@ -91,12 +91,15 @@ impl View {
     }
 
     /// A view with these lengths and strides in elements; `None` if it cuts a block of packed ones.
-    fn of_elements(dtype: Dtype, start: u64, dims: &[(u64, u64)]) -> Option<Self> {
+    pub(crate) fn of_elements(dtype: Dtype, start: u64, dims: &[(u64, u64)]) -> Option<Self> {
         let block = dtype.block();
+        // Where there is no neighbour the distance to it means nothing.
+        let step = |len: u64, stride: u64| if len > 1 { stride } else { 0 };
         if block.elements == 1 {
-            let dims = dims
-                .iter()
-                .map(|&(len, stride)| Some(Dim::new(len, stride.checked_mul(block.bytes)?)));
+            let dims = dims.iter().map(|&(len, stride)| {
+                let stride = step(len, stride).checked_mul(block.bytes)?;
+                Some(Dim::new(len, stride))
+            });
             return Some(Self::new(block.bytes, start, dims.collect::<Option<_>>()?));
         }
         let blocks = |elements: u64| {
@@ -110,8 +113,7 @@ impl View {
         }
         let mut in_bytes = Vec::with_capacity(dims.len() + 1);
         for &(len, stride) in outer {
-            // Where there is no neighbour the distance to it means nothing.
-            let stride = if len > 1 { blocks(stride)? } else { 0 };
+            let stride = blocks(step(len, stride))?;
             in_bytes.push(Dim::new(len, stride.checked_mul(block.bytes)?));
         }
         in_bytes.push(Dim::new(blocks(len)?, block.bytes));
@@ -129,7 +131,7 @@ impl View {
     }
 
     /// Up to where it reaches into the storage, bytes; `None` if that overflows.
-    fn end(&self) -> Option<u64> {
+    pub(crate) fn end(&self) -> Option<u64> {
         if self.dims.iter().any(|dim| dim.len == 0) {
             return Some(0);
         }

@@ -63,4 +63,10 @@ fn headers_that_claim_a_lot_take_little() {
     assert!(error.to_string().contains("second"), "{error}");
     let taken = peak() - before;
     assert!(taken < 64 * MIB as u64, "{taken} bytes");
+
+    // What is no text takes three times as much once it is.
+    let string = Value::String(vec![0xFF; 100 * MIB]);
+    write(&path, &Gguf::new().value("key", string).header());
+    let error = failure(Checkpoint::open(&path));
+    assert_eq!(error.kind(), "malformed", "{error}");
 }

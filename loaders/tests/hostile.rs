@@ -2,13 +2,14 @@
 
 mod common;
 
+use std::fs::File;
 use std::path::Path;
 
 use ckload_loaders::{Checkpoint, usage};
 use common::pickle::{Py, dict};
 use common::torch::{Saved, Storage};
 use common::zip::{Packing, Stated, TORCH, Zip};
-use common::{MIB, failure, octets, watched, write};
+use common::{MIB, entry, failure, header, octets, safetensors_bytes, watched, write};
 
 /// What opening any of these files may add to the process's peak, in bytes, beside the file's own size.
 const MOST_BYTES: u64 = 256 << 20;
@@ -255,6 +256,26 @@ fn hostile_files_are_refused_in_little_memory() {
         "opening took {} bytes",
         after - before
     );
+}
+
+/// In a file system in memory, which has sparse files of any size: elsewhere they end at 16 TiB.
+#[test]
+fn more_bytes_than_can_be_counted() {
+    let folder = tempfile::tempdir_in("/dev/shm").expect("a temporary folder");
+    for name in ["a", "b"] {
+        let shape = format!("[{}]", 1u64 << 62);
+        let header = header(&[entry(name, "U8", &shape, 0..1 << 62)]);
+        let bytes = safetensors_bytes(header, b"");
+        let path = folder.path().join(format!("{name}.safetensors"));
+        write(&path, &bytes);
+        let file = File::options().write(true).open(&path);
+        let grown = file.and_then(|file| file.set_len(bytes.len() as u64 + (1 << 62)));
+        grown.expect("a sparse file");
+        Checkpoint::open(&path).expect("alone it can be counted");
+    }
+    let error = failure(Checkpoint::open(folder.path()));
+    assert_eq!(error.kind(), "unsupported", "{error}");
+    assert!(error.to_string().contains("tensor \"b\""), "{error}");
 }
 
 #[test]

@@ -37,7 +37,7 @@ impl Index {
             place: "the JSON object".to_owned(),
             reason,
         };
-        let (mut file, metadata) = open_regular(path)?;
+        let (file, metadata) = open_regular(path)?;
         let bytes = metadata.len();
         if bytes > MAX_HEADER_BYTES {
             return Err(malformed(format!(
@@ -45,7 +45,8 @@ impl Index {
             )));
         }
         let mut json = Vec::new();
-        file.read_to_end(&mut json)
+        file.take(bytes)
+            .read_to_end(&mut json)
             .map_err(Error::io("read", path))?;
         let content: Content = serde_json::from_slice(&json).map_err(|error| {
             if json.trim_ascii_start().starts_with(b"{") {

@@ -61,6 +61,14 @@ pub(crate) fn read_header(path: &Path, file: &File, file_bytes: u64) -> Result<H
     safetensors::read_header(path, file, file_bytes)
 }
 
+/// A name that occurs twice, if one does.
+fn repeated<'a>(names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let mut names: Vec<&str> = names.collect();
+    names.sort_unstable();
+    let pair = names.windows(2).find(|pair| pair[0] == pair[1])?;
+    Some(pair[0])
+}
+
 /// Reads the header of a zip archive: its members tell what it is.
 fn read_archive<'a>(input: impl Fn(&'static str) -> Input<'a>) -> Result<Header, Error> {
     let archive = zip::Archive::read(&input("zip"))?;

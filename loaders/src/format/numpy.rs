@@ -231,6 +231,7 @@ impl Description {
             shape: self.shape,
             strides,
             start,
+            limit: storage.bytes(),
             storage,
         };
         view.into_info(name.to_owned(), self.byte_order)

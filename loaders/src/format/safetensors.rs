@@ -14,7 +14,7 @@ use safetensors::tensor::TensorInfo as Entry;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::sniff::{SNIFF_BYTES, name_impostor};
-use super::{Format, Header};
+use super::{Format, Header, repeated};
 use crate::{Dtype, Error, TensorInfo};
 
 /// The largest header, in bytes, that the format allows.
@@ -208,7 +208,11 @@ impl<'de> Deserialize<'de> for Listing {
                         tensors.push((name, entry));
                     }
                 }
-                refuse_repeated(tensors.iter().map(|(name, _)| name.as_str()))?;
+                if let Some(name) = repeated(tensors.iter().map(|(name, _)| name.as_str())) {
+                    return Err(de::Error::custom(format_args!(
+                        "tensor {name:?} occurs twice"
+                    )));
+                }
                 Ok(Listing {
                     tensors,
                     metadata: metadata.unwrap_or_default(),
@@ -247,14 +251,5 @@ impl<'de> Deserialize<'de> for UniqueMap {
         }
 
         deserializer.deserialize_map(Strings)
-    }
-}
-
-fn refuse_repeated<'a, E: de::Error>(names: impl Iterator<Item = &'a str>) -> Result<(), E> {
-    let mut names: Vec<&str> = names.collect();
-    names.sort_unstable();
-    match names.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(E::custom(format_args!("tensor {:?} occurs twice", pair[0]))),
-        None => Ok(()),
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::stored::{ByteOrder, Scattered, Storage, Stored};
-use crate::{Dtype, TensorInfo};
+use crate::{Dtype, TensorInfo, view};
 
 /// A tensor as a view of a storage; see [`Scattered`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub(super) struct View {
     pub(super) strides: Vec<u64>,
     /// The first element, in bytes from the storage's start.
     pub(super) start: u64,
+    /// Where what may be viewed ends, in bytes from the storage's start.
+    pub(super) limit: u64,
     pub(super) storage: Storage,
 }
 
@@ -29,6 +31,7 @@ impl View {
             shape,
             strides,
             start,
+            limit,
             storage,
         } = self;
         if shape.len() != strides.len() {
@@ -48,23 +51,15 @@ impl View {
         if bytes == 0 {
             return Ok(info);
         }
-        let element = dtype.block().bytes;
-        let end = (info.shape.iter().zip(&strides))
-            .try_fold(0u64, |last, (&dim, &stride)| {
-                last.checked_add((dim - 1).checked_mul(stride)?)
-            })
-            .and_then(|last| {
-                last.checked_add(1)?
-                    .checked_mul(element)?
-                    .checked_add(start)
-            });
-        match end {
-            Some(end) if end <= storage.bytes() => {}
+        let dims = info.shape.iter().copied().zip(strides.iter().copied());
+        let dims: Vec<(u64, u64)> = dims.collect();
+        let view = view::View::of_elements(dtype, start, &dims);
+        match view.and_then(|view| view.end()) {
+            Some(end) if end <= limit => {}
             end => {
                 let end = end.map_or("beyond all numbers".to_owned(), |end| end.to_string());
                 return Err(format!(
-                    "it ends at byte {end} of a storage of {} bytes",
-                    storage.bytes()
+                    "it ends at byte {end} of a storage of {limit} bytes"
                 ));
             }
         }
@@ -117,6 +112,7 @@ mod tests {
             shape: shape.to_vec(),
             strides: strides.to_vec(),
             start,
+            limit: PLAIN.bytes(),
             storage: PLAIN,
         }
     }
@@ -127,12 +123,13 @@ mod tests {
 
     #[test]
     fn views_without_gaps_are_in_place() {
-        let cases: [(&[u64], &[u64], u64, u64); 7] = [
+        let cases: [(&[u64], &[u64], u64, u64); 8] = [
             (&[4, 6], &[6, 1], 0, 1000),
             (&[2, 6], &[6, 1], 48, 1048),
             (&[], &[], 92, 1092),
             (&[1, 6], &[77, 1], 0, 1000),
             (&[6, 1], &[1, 0], 4, 1004),
+            (&[1, 6], &[u64::MAX, 1], 0, 1000),
             (&[3], &[1], 4, 1004),
             // Without elements nothing matters but the shape.
             (&[3, 0], &[5, 9], 1 << 60, 1000),

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Source;
-use super::names::{Family, Name, without_variant};
+use super::names::{Family, Name, Part, without_variant};
 use crate::Error;
 
 /// What `transformers`, `diffusers` and `peft` call the model, in the order in which one is preferred.
@@ -26,7 +26,6 @@ const ORIGINAL_STEM: &str = "consolidated";
 #[derive(Debug)]
 struct Candidate {
     path: PathBuf,
-    file_name: String,
     name: Name,
 }
 
@@ -81,19 +80,14 @@ fn candidates(folder: &Path) -> Result<Vec<Candidate>, Error> {
     let mut candidates = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::io("read the folder", folder))? {
         let entry = entry.map_err(Error::io("read the folder", folder))?;
-        let file_name = entry.file_name().to_string_lossy().into_owned();
-        let Some(name) = Name::parse(&file_name) else {
+        let Some(name) = Name::parse(&entry.file_name().to_string_lossy()) else {
             continue;
         };
         let path = entry.path();
         // A link that leads nowhere stays: opening it says so, where leaving it out would load a part of the model.
         let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
         if is_file || !path.is_dir() {
-            candidates.push(Candidate {
-                path,
-                file_name,
-                name,
-            });
+            candidates.push(Candidate { path, name });
         }
     }
     candidates.sort_by(|one, other| one.path.cmp(&other.path));
@@ -175,7 +169,9 @@ fn of_one(
     match left.as_slice() {
         [group] if parts(&group.files) => {
             refuse_missing_parts(&group.files)?;
-            let files = group.files.iter().map(|file| file.path.clone());
+            let mut files = group.files.clone();
+            files.sort_by_key(|file| file.name.part.as_ref().map(|part| part.number));
+            let files = files.into_iter().map(|file| file.path.clone());
             Ok(Source::of_files(files.collect()))
         }
         several => Err(Error::Ambiguous {
@@ -190,23 +186,21 @@ fn of_one(
 
 /// Refuses `model-00001-of-00004` without its siblings: a part of a model must not pass for the whole.
 fn refuse_missing_parts(files: &[&Candidate]) -> Result<(), Error> {
-    let mut numbers: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
-    for part in files.iter().filter_map(|file| file.name.part.as_ref()) {
-        numbers.entry(part.of).or_default().insert(part.number);
+    // By how many there should be: one of the files, and the numbers of all.
+    let mut numbers: BTreeMap<u32, (&Candidate, &Part, BTreeSet<u32>)> = BTreeMap::new();
+    for &file in files {
+        if let Some(part) = &file.name.part {
+            let new = || (file, part, BTreeSet::new());
+            let (.., there) = numbers.entry(part.of).or_insert_with(new);
+            there.insert(part.number);
+        }
     }
-    for file in files {
-        let Some(part) = &file.name.part else {
-            continue;
-        };
-        let there = &numbers[&part.of];
+    for (of, (file, part, there)) in numbers {
         // Most count from 1.
         let first = u32::from(!there.contains(&0));
-        if (there.len() as u64) < u64::from(part.of) {
-            let missing = (first..=part.of).find(|number| !there.contains(number));
-            return Err(Error::MissingShard {
-                path: file.path.clone(),
-                shard: part.sibling(&file.file_name, missing.unwrap_or(part.of)),
-            });
+        let mut expected = (first..=of).take(of as usize);
+        if let Some(missing) = expected.find(|number| !there.contains(number)) {
+            return Err(part.missing(&file.path, missing));
         }
     }
     Ok(())
@@ -327,6 +321,11 @@ mod tests {
             "m-1-of-2.gguf m-2-of-2.gguf",
             "",
         );
+        // In the order of their numbers, which is not that of their names.
+        let parts = (1..=10).map(|number| format!("m-{number}-of-10.gguf"));
+        let parts: Vec<String> = parts.collect();
+        let names: Vec<&str> = parts.iter().map(String::as_str).collect();
+        check(&names, &names.join(" "), "");
         check(
             &["gemma-Q8_0.gguf", "mmproj-gemma-f16.gguf"],
             "gemma-Q8_0.gguf",

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
+use self::names::{Family, Name, Part};
 use crate::Error;
-use crate::format::gguf;
 use crate::format::index::Index;
 
 pub(crate) use self::hub::{blob_of, download};
@@ -75,10 +75,28 @@ fn find_file(path: &Path) -> Result<Source, Error> {
     if name.ends_with(".json") {
         return Source::of_index(path.to_owned());
     }
-    let parts = gguf::part_paths(path)?;
-    Ok(Source::of_files(
-        parts.unwrap_or_else(|| vec![path.to_owned()]),
-    ))
+    Ok(Source::of_files(match Name::parse(&name) {
+        Some(Name {
+            family: Family::Gguf,
+            part: Some(part),
+            ..
+        }) if (1..=part.of).contains(&part.number) => all_parts(path, &part)?,
+        _ => vec![path.to_owned()],
+    }))
+}
+
+/// The paths of all parts of the split model of which the one at `path` is `part`, in order. Names decide, no file is opened.
+fn all_parts(path: &Path, part: &Part) -> Result<Vec<PathBuf>, Error> {
+    (1..=part.of)
+        .map(|number| {
+            let sibling = part.sibling(path, number);
+            if sibling.exists() {
+                Ok(sibling)
+            } else {
+                Err(part.missing(path, number))
+            }
+        })
+        .collect()
 }
 
 /// What is meant by a word that is no path: opening that as one gave `error`.

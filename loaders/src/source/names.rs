@@ -3,7 +3,15 @@
 //! The names are those that `transformers`, `diffusers`, `accelerate`, `peft` and llama.cpp give to what they write:
 //! `model.safetensors`, `model.fp16.safetensors`, `model-00001-of-00004.safetensors`, `model.safetensors.index.json`, and so on.
 
+use std::ffi::OsString;
 use std::ops::Range;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use crate::Error;
+
+/// Numbers in names have no more leading zeros than make this many digits.
+const DIGITS: usize = 5;
 
 /// A family of file names, each of which is a checkpoint format's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +66,7 @@ pub(super) struct Name {
 pub(super) struct Part {
     pub(super) number: u32,
     pub(super) of: u32,
-    /// Where the number stands in the file's name.
+    /// Where the number stands, in bytes from the end of the file's name.
     digits: Range<usize>,
 }
 
@@ -85,7 +93,10 @@ impl Name {
             _ => (rest, ""),
         };
         let (stem, part) = match Part::split(numbered) {
-            Some((stem, part)) => (format!("{stem}{variant}"), Some(part)),
+            Some((stem, part)) => {
+                let part = part.before(name.len() - numbered.len());
+                (format!("{stem}{variant}"), Some(part))
+            }
             None => (rest.to_owned(), None),
         };
         Some(Self {
@@ -102,23 +113,45 @@ impl Part {
     fn split(text: &str) -> Option<(&str, Self)> {
         let (before, of) = text.rsplit_once("-of-")?;
         let (stem, number) = before.rsplit_once('-')?;
+        let end = text.len() - before.len();
         let part = Self {
             number: parse_digits(number)?,
             of: parse_digits(of)?,
-            digits: stem.len() + 1..before.len(),
+            digits: end..end + number.len(),
         };
         (!stem.is_empty()).then_some((stem, part))
     }
 
-    /// The name of part `number` of the checkpoint of which this part is called `name`.
-    pub(super) fn sibling(&self, name: &str, number: u32) -> String {
+    /// The same part where `more` bytes of the name follow.
+    fn before(self, more: usize) -> Self {
         let Range { start, end } = self.digits;
-        format!(
-            "{}{number:0width$}{}",
-            &name[..start],
-            &name[end..],
-            width = end - start
-        )
+        Self {
+            digits: start + more..end + more,
+            ..self
+        }
+    }
+
+    /// The path of part `number` of the checkpoint of which this part is at `path`.
+    pub(super) fn sibling(&self, path: &Path, number: u32) -> PathBuf {
+        // Bytes, since a name need not be text: what follows the number is, whatever stands before it.
+        let name = path.file_name().unwrap_or_default().as_bytes();
+        let Range { start, end } = self.digits;
+        let (before, rest) = name.split_at(name.len().saturating_sub(end));
+        let (digits, after) = rest.split_at(rest.len().saturating_sub(start));
+        let number = format!("{number:0width$}", width = digits.len().min(DIGITS));
+        path.with_file_name(OsString::from_vec(
+            [before, number.as_bytes(), after].concat(),
+        ))
+    }
+
+    /// Part `number` of the checkpoint of which this part is at `path` is not there.
+    pub(super) fn missing(&self, path: &Path, number: u32) -> Error {
+        let sibling = self.sibling(path, number);
+        let name = sibling.file_name().unwrap_or_default();
+        Error::MissingShard {
+            path: path.to_owned(),
+            shard: name.to_string_lossy().into_owned(),
+        }
     }
 }
 
@@ -266,7 +299,22 @@ mod tests {
             .and_then(|name| name.part)
             .expect("a part");
         assert_eq!((part.number, part.of), (2, 4));
-        assert_eq!(part.sibling(name, 3), "model-00003-of-00004.safetensors");
+        let sibling = part.sibling(Path::new("in/model-00002-of-00004.safetensors"), 3);
+        assert_eq!(sibling, Path::new("in/model-00003-of-00004.safetensors"));
+        for (name, sibling) in [
+            ("m-100000-of-123456.gguf", "m-00003-of-123456.gguf"),
+            ("m-9-of-12.gguf", "m-3-of-12.gguf"),
+            ("m-00001-of-00004.fp16.bin", "m-00003-of-00004.fp16.bin"),
+        ] {
+            let part = Name::parse(name).and_then(|name| name.part);
+            let found = part.expect("a part").sibling(Path::new(name), 3);
+            assert_eq!(found, Path::new(sibling));
+        }
+        // Not UTF-8, and longer when it is made so.
+        let name = OsString::from_vec(b"\xff-1-of-3.gguf".to_vec());
+        let part = Name::parse(&name.to_string_lossy()).and_then(|name| name.part);
+        let found = part.expect("a part").sibling(Path::new(&name), 3);
+        assert_eq!(found.as_os_str().as_bytes(), b"\xff-3-of-3.gguf");
         for name in [
             "a-of-4.gguf",
             "-1-of-4.gguf",

@@ -224,6 +224,12 @@ fn storages_that_break_a_rule() {
         Py::Tuple(vec![text("storage"), class, key, text("cpu"), count])
     };
     let float = || Py::Global("torch", "FloatStorage");
+    let part = |first, count| {
+        let part = vec![text("part"), Py::Int(first), Py::Int(count)];
+        let mut id = vec![text("storage"), float(), text("0"), text("cpu")];
+        id.extend([Py::Int(6), Py::Tuple(part)]);
+        Py::Tuple(id)
+    };
     let cases = [
         (
             "another key",
@@ -250,6 +256,18 @@ fn storages_that_break_a_rule() {
             id(float(), text("0"), Py::Int(i64::MAX)),
             "beyond its 24 bytes",
         ),
+        // Torch takes no more of a member than its storage has.
+        (
+            "fewer elements",
+            id(float(), text("0"), Py::Int(5)),
+            "byte 24 of a storage of 20",
+        ),
+        (
+            "a part of fewer elements",
+            part(1, 4),
+            "byte 28 of a storage of 20",
+        ),
+        ("a part beyond it", part(1, 6), "a part's elements"),
         ("no key", id(float(), Py::None, Py::Int(6)), "no text"),
         ("no class", id(Py::None, text("0"), Py::Int(6)), "no type"),
         (

@@ -96,6 +96,12 @@ fn a_part_that_is_missing_without_an_index() {
         .shard("model-0-of-2.safetensors", &["a"])
         .shard("model-1-of-2.safetensors", &["b"]);
     assert_eq!(load(counted_from_zero.0.path()), "a b");
+    // As many files as there should be, but not those.
+    let another = Folder::new()
+        .shard("model-00001-of-00002.safetensors", &["a"])
+        .shard("model-00007-of-00002.safetensors", &["b"]);
+    let missing = "\"model-00002-of-00002.safetensors\"";
+    refused(another.0.path(), "missing_shard", missing);
     let absurd = Folder::new().shard("model-1-of-4294967295.safetensors", &["a"]);
     let missing = "\"model-2-of-4294967295.safetensors\"";
     refused(absurd.0.path(), "missing_shard", missing);

@@ -1,8 +1,9 @@
 //! Indexes: what they decide, and what they must not do.
 
-use ckload_loaders::Checkpoint;
+use ckload_loaders::{Checkpoint, Format};
 
-use crate::common::{index, write};
+use crate::common::npy::npy;
+use crate::common::{index, octets, write};
 use crate::{Folder, INDEX, ignored, load, refused};
 
 #[test]
@@ -146,6 +147,18 @@ fn an_index_that_is_no_index() {
     refused(folder.0.path(), "lfs_pointer", INDEX);
     let folder = folder.file(INDEX, "<!DOCTYPE html><html>");
     refused(folder.path(INDEX), "html_page", INDEX);
+}
+
+#[test]
+fn an_index_of_files_in_several_formats() {
+    let folder = Folder::new()
+        .shard("one.safetensors", &["a"])
+        .index(&[("a", "one.safetensors"), ("array", "two.safetensors")]);
+    let array = npy("|u1", false, "(50,)", &octets("array", 50).bytes);
+    write(&folder.path("two.safetensors"), &array);
+    assert_eq!(load(folder.0.path()), "a array");
+    let checkpoint = Checkpoint::open(folder.0.path()).expect("a valid checkpoint");
+    assert_eq!(checkpoint.format(), Format::Safetensors);
 }
 
 /// What the files hold does not matter here: a format is told by the bytes.

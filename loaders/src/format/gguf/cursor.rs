@@ -131,6 +131,18 @@ impl<'a> Cursor<'a> {
         Ok(bytes)
     }
 
+    /// Counts `bytes` more of memory for what was read.
+    pub(super) fn charge(&mut self, place: &str, bytes: usize) -> Result<(), Error> {
+        let left = self.memory_left.checked_sub(bytes as u64);
+        self.memory_left = left.ok_or_else(|| {
+            let reason = format!(
+                "it does not fit into the {MAX_MEMORY_BYTES} bytes that a header may take in memory"
+            );
+            self.malformed(place, reason)
+        })?;
+        Ok(())
+    }
+
     pub(super) fn malformed(&self, place: &str, reason: String) -> Error {
         Error::Malformed {
             path: self.path.to_owned(),

@@ -95,9 +95,16 @@ fn read_nested(
         Kind::Bool => MetadataValue::Bool(cursor.number::<1>()? != [0]),
         Kind::String => {
             let bytes = cursor.string(place, u64::MAX)?;
-            let text = String::from_utf8(bytes);
-            text.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
-                .into()
+            match String::from_utf8(bytes) {
+                Ok(text) => text.into(),
+                Err(error) => {
+                    // Each byte may become three.
+                    cursor.charge(place, 2 * error.as_bytes().len())?;
+                    String::from_utf8_lossy(error.as_bytes())
+                        .into_owned()
+                        .into()
+                }
+            }
         }
         Kind::Array => {
             if depth == MAX_DEPTH {

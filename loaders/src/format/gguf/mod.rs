@@ -21,8 +21,8 @@ use std::path::Path;
 
 use self::cursor::Cursor;
 use self::metadata::{Kind, read_value};
-pub(crate) use self::split::{Part, check_parts, part_paths};
-use super::{Format, Header};
+pub(crate) use self::split::{Part, check_parts};
+use super::{Format, Header, repeated};
 use crate::{ByteOrder, Error, MetadataValue, TensorInfo};
 
 /// The name of the format in errors.
@@ -196,7 +196,9 @@ fn place_tensors(
     header_end: u64,
     alignment: u64,
 ) -> Result<u64, (String, String)> {
-    refuse_repeated(tensors)?;
+    if let Some(name) = repeated(tensors.iter().map(|info| info.name.as_str())) {
+        return Err((name.to_owned(), "it occurs twice".to_owned()));
+    }
     tensors.sort_by_key(|info| (info.offset, info.bytes));
     let data_start = header_end.checked_next_multiple_of(alignment);
     let mut last: Option<(&str, u64)> = None;
@@ -219,13 +221,4 @@ fn place_tensors(
         last = Some((&info.name, end));
     }
     Ok(last.map_or(0, |(_, end)| end))
-}
-
-fn refuse_repeated(tensors: &[TensorInfo]) -> Result<(), (String, String)> {
-    let mut names: Vec<&str> = tensors.iter().map(|info| info.name.as_str()).collect();
-    names.sort_unstable();
-    match names.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err((pair[0].to_owned(), "it occurs twice".to_owned())),
-        None => Ok(()),
-    }
 }

@@ -10,6 +10,7 @@ use super::calls::Call;
 use super::storage::{Elements, FLOAT4_PAIR, StorageRef, count_of, dtype_of};
 use crate::format::input::Input;
 use crate::format::pickle::{Node, NodeId, Object, Pickle, Value};
+use crate::format::repeated;
 use crate::format::safetensors::MAX_HEADER_BYTES;
 use crate::format::view::View;
 use crate::stored::{ByteOrder, Storage, Stored};
@@ -46,7 +47,8 @@ pub(super) fn find(
     storages: &HashMap<String, Storage>,
     byte_order: ByteOrder,
 ) -> Result<Vec<TensorInfo>, Error> {
-    let stored: u64 = storages.values().map(Storage::bytes).sum();
+    let stored = storages.values().map(Storage::bytes);
+    let stored = stored.fold(0, u64::saturating_add);
     let mut finder = Finder {
         input,
         pickle,
@@ -65,10 +67,8 @@ pub(super) fn find(
     };
     finder.visit(pickle.root())?;
     let mut tensors = finder.found;
-    let mut names: Vec<&str> = tensors.iter().map(|info| info.name.as_str()).collect();
-    names.sort_unstable();
-    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-        let place = format!("tensor {:?}", pair[0]);
+    if let Some(name) = repeated(tensors.iter().map(|info| info.name.as_str())) {
+        let place = format!("tensor {name:?}");
         return Err(input.unsupported(place, "two tensors have this name, joined by dots"));
     }
     tensors.sort_by_key(|info| info.offset);
@@ -415,16 +415,16 @@ impl<'p> Finder<'_, 'p> {
                 kept.bytes()
             )
         };
-        let within = |first: u64, count: u64| {
+        let within = |first: u64, count: u64, most: u64| {
             let end = first.checked_add(count)?.checked_mul(element)?;
-            (end <= kept.bytes()).then(|| first * element)
+            (end <= most).then(|| (first * element, end))
         };
-        within(0, storage.count)
+        let whole = within(0, storage.count, kept.bytes())
             .ok_or_else(|| beyond(&format!("the {} elements", storage.count)))?;
-        let start = match storage.part {
-            None => 0,
+        let (start, limit) = match storage.part {
+            None => whole,
             Some((first, count)) => {
-                within(first, count).ok_or_else(|| beyond("a part's elements"))?
+                within(first, count, whole.1).ok_or_else(|| beyond("a part's elements"))?
             }
         };
         let start = first
@@ -436,6 +436,7 @@ impl<'p> Finder<'_, 'p> {
             shape,
             strides,
             start,
+            limit,
             storage: kept.clone(),
         })
     }
