@@ -13,9 +13,11 @@ mod side_by_side;
 
 use std::fs::File;
 use std::hint::black_box;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -125,10 +127,13 @@ struct Loop {
 enum Into {
     /// Memory of its own.
     Memory,
+    /// The same, but the tensors alone, to where their types' alignments allow them to lie: beside a file of an odd offset the
+    /// processor copies between addresses that do not agree, which some do more slowly.
+    Suited,
     /// One buffer of each thread, which stays in the CPU's cache.
     Cached,
-    /// Memory of its own for pieces of large tensors, one buffer for the others.
-    Weighed,
+    /// The same, tensor by tensor: one buffer of each thread, as large as a tensor. What is larger than the cache has memory of its own.
+    Tensors,
 }
 
 struct Bench {
@@ -147,8 +152,8 @@ struct OneFile {
     bytes: usize,
     /// Where its bytes go in the memory of the limits.
     start: usize,
-    /// The ranges of its large tensors.
-    large: Vec<std::ops::Range<u64>>,
+    /// The ranges of its tensors, small neighbours together.
+    tensors: Vec<Range<u64>>,
 }
 
 /// Which part of every file.
@@ -171,17 +176,12 @@ impl Bench {
         let mut start = 0;
         for (number, file) in opened.files().iter().enumerate() {
             refill_page_cache(&file.path).expect("the checkpoint is there");
-            let large = opened
-                .tensors()
-                .iter()
-                .filter(|info| info.file == number && info.bytes > CACHED_BYTES);
+            let tensors = opened.tensors().iter().filter(|info| info.file == number);
             files.push(OneFile {
                 path: file.path.clone(),
                 bytes: file.bytes as usize,
                 start,
-                large: large
-                    .map(|info| info.offset..info.offset + info.bytes)
-                    .collect(),
+                tensors: joined(tensors.map(|info| info.offset..info.offset + info.bytes)),
             });
             start += (file.bytes as usize).next_multiple_of(16 * MIB);
         }
@@ -217,6 +217,7 @@ impl Bench {
         let limit = self.best(false, Into::Memory, Part::Whole, || {});
         let mut rows = vec![
             self.limit_row('l', limit, Into::Memory, Part::Whole, || {}),
+            self.limit_row('x', limit, Into::Suited, Part::Whole, || {}),
             self.resident('a', "auto", Loader::new(), || {}),
         ];
         for (key, io) in [('b', Io::Buffered), ('d', Io::Direct), ('m', Io::Mmap)] {
@@ -232,6 +233,7 @@ impl Bench {
         };
         let goals = [
             within('l', 1.1),
+            within('x', 1.1),
             within('b', 1.03),
             within('d', 1.03),
             within('m', 1.03),
@@ -301,6 +303,7 @@ impl Bench {
                     })
                 },
             ),
+            self.new_process('p'),
             row(
                 'f',
                 "`std::fs::read` + `SafeTensors::deserialize` of each file",
@@ -319,28 +322,55 @@ impl Bench {
                 },
             ),
         ];
-        let goals = [
-            Goal::Within {
-                row: 'a',
-                of: 'l',
-                factor: 1.4,
-            },
-            Goal::Faster {
-                row: 'a',
-                than: 'f',
-                factor: 4.0,
-            },
-        ];
+        let within = |row| Goal::Within {
+            row,
+            of: 'l',
+            factor: 1.4,
+        };
+        let faster = |row| Goal::Faster {
+            row,
+            than: 'f',
+            factor: 4.0,
+        };
+        let goals = [within('a'), within('p'), faster('a'), faster('p')];
         self.compare("File cached, fresh memory, resident", rows, &goals);
+    }
+
+    /// The command, started anew for each load.
+    fn new_process(&self, key: char) -> Row {
+        let path = self.path.clone();
+        let bytes = self.bytes();
+        row(
+            key,
+            "`ckload --resident`, a new process",
+            "open, load, as it reports; starting and ending the process is not",
+            move || {
+                touch_and_free(bytes);
+                let output = Command::new(env!("CARGO_BIN_EXE_ckload"))
+                    .args(["--resident", "--json", "--quiet"])
+                    .arg(&path)
+                    .output()
+                    .expect("the command runs");
+                assert!(output.status.success(), "{output:?}");
+                let report: serde_json::Value =
+                    serde_json::from_slice(&output.stdout).expect("a report");
+                let run = &report["runs"][0];
+                let seconds = |key: &str| run[key].as_f64().expect("a number");
+                let elapsed = seconds("seconds") + seconds("open_seconds");
+                let faults = run["page_faults"].as_u64().expect("a number");
+                Sample::reported(Duration::from_secs_f64(elapsed), faults)
+            },
+        )
     }
 
     /// The file in the page cache, past a consumer.
     fn stream(&self) {
         self.warm();
         let limit = self.best(false, Into::Cached, Part::Whole, || {});
+        let by_tensor = self.best(false, Into::Tensors, Part::Whole, || {});
         let rows = vec![
             self.limit_row('l', limit, Into::Cached, Part::Whole, || {}),
-            self.limit_row('w', limit, Into::Weighed, Part::Whole, || {}),
+            self.limit_row('w', by_tensor, Into::Tensors, Part::Whole, || {}),
             self.streamed('s', Loader::new(), || {}),
             self.chunked('c', || {}),
         ];
@@ -496,8 +526,9 @@ impl Bench {
         let text = match into {
             Into::Memory if way.direct => "the limit: direct reads into mapped memory",
             Into::Memory => "the limit: `pread` into mapped memory",
+            Into::Suited => "the same, the tensors alone into memory that suits their types",
             Into::Cached => "the limit: `pread` into one buffer per thread",
-            Into::Weighed => "the same, tensors over 32 MiB into mapped memory",
+            Into::Tensors => "the same, tensor by tensor; those over 32 MiB into mapped memory",
         };
         row(
             key,
@@ -687,9 +718,72 @@ impl OneFile {
         }
     }
 
+    /// What is read at a time.
+    fn pieces(&self, piece: usize, into: Into, part: Part) -> Vec<Range<u64>> {
+        let half = self.half() as u64;
+        let whole = match part {
+            Part::Whole => 0..self.bytes as u64,
+            Part::FirstHalf => 0..half,
+            Part::SecondHalf => half..self.bytes as u64,
+        };
+        let cut = |range: Range<u64>| {
+            let starts = range.clone().step_by(piece);
+            starts.map(move |start| start..range.end.min(start + piece as u64))
+        };
+        match into {
+            Into::Memory | Into::Cached => cut(whole).collect(),
+            Into::Suited => cut(self.data_start()..whole.end).collect(),
+            Into::Tensors => {
+                let tensors = self.tensors.iter().cloned();
+                let pieces = tensors.flat_map(|range| {
+                    if range.end - range.start > CACHED_BYTES {
+                        cut(range).collect()
+                    } else {
+                        vec![range]
+                    }
+                });
+                pieces.collect()
+            }
+        }
+    }
+
+    fn data_start(&self) -> u64 {
+        self.tensors.first().map_or(0, |first| first.start)
+    }
+
+    /// How far before their places in the file the bytes lie in memory.
+    fn shift(&self, into: Into) -> usize {
+        match into {
+            Into::Suited if !self.data_start().is_multiple_of(8) => self.data_start() as usize,
+            _ => 0,
+        }
+    }
+
+    fn is_of_large(&self, piece: &Range<u64>) -> bool {
+        let after = self
+            .tensors
+            .partition_point(|tensor| tensor.end <= piece.start);
+        let tensor = self.tensors.get(after);
+        tensor.is_some_and(|tensor| tensor.end - tensor.start > CACHED_BYTES)
+    }
+
     fn half(&self) -> usize {
         (self.bytes / 2).next_multiple_of(MIB).min(self.bytes)
     }
+}
+
+/// Joins neighbours as long as they are small together.
+fn joined(ranges: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if last.end == range.start && range.end - last.start <= 4 * MIB as u64 => {
+                last.end = range.end;
+            }
+            _ => joined.push(range),
+        }
+    }
+    joined
 }
 
 /// Reads a part of all files by a plain loop.
@@ -706,36 +800,30 @@ fn read_all(
     let mut pieces = Vec::new();
     for file in files {
         let handle = Arc::new(open(&file.path, way.direct));
-        let (from, to) = match part {
-            Part::Whole => (0, file.bytes),
-            Part::FirstHalf => (0, file.half()),
-            Part::SecondHalf => (file.half(), file.bytes),
-        };
-        for at in (from..to).step_by(way.piece) {
-            let wanted = way.piece.min(to - at);
+        for range in file.pieces(way.piece, into, part) {
+            let wanted = (range.end - range.start) as usize;
+            let shared = into == Into::Cached || into == Into::Tensors && !file.is_of_large(&range);
             // Past the end there is nothing, but a direct read asks for whole blocks.
             let len = if way.direct {
                 wanted.next_multiple_of(4096)
             } else {
                 wanted
             };
-            let (_, tail) = rest.split_at_mut(file.start + at - cut);
+            let at = file.start + range.start as usize - file.shift(into);
+            let (_, tail) = rest.split_at_mut(at - cut);
             let (buffer, tail) = tail.split_at_mut(len);
-            (rest, cut) = (tail, file.start + at + len);
-            let range = at as u64..(at + wanted) as u64;
-            let is_large =
-                |large: &std::ops::Range<u64>| large.start < range.end && range.start < large.end;
-            let own = match into {
-                Into::Memory => true,
-                Into::Cached => false,
-                Into::Weighed => file.large.iter().any(is_large),
-            };
-            pieces.push((Arc::clone(&handle), at as u64, buffer, own, wanted));
+            (rest, cut) = (tail, at + len);
+            pieces.push((Arc::clone(&handle), range.start, buffer, !shared, wanted));
         }
     }
+    let longest = pieces
+        .iter()
+        .filter(|piece| !piece.3)
+        .map(|piece| piece.2.len());
+    let longest = longest.max().unwrap_or(0);
     pool.install(|| {
         pieces.into_iter().par_bridge().for_each_init(
-            || vec![0; way.piece],
+            || vec![0; longest],
             |one, (file, at, buffer, own, wanted)| {
                 let buffer = if own {
                     buffer

@@ -25,10 +25,22 @@ pub(crate) struct Row {
 pub(crate) struct Sample {
     /// The time of the work.
     pub(crate) elapsed: Duration,
-    /// Time on a core, of all threads of the process.
-    cpu: Duration,
+    /// Time on a core, of all threads of the process, where that is known.
+    cpu: Option<Duration>,
     /// Page faults of the whole process during the work.
     page_faults: u64,
+}
+
+impl Sample {
+    /// What another process has measured of itself.
+    #[allow(dead_code)] // one of the benchmarks starts processes
+    pub(crate) fn reported(elapsed: Duration, page_faults: u64) -> Self {
+        Self {
+            elapsed,
+            cpu: None,
+            page_faults,
+        }
+    }
 }
 
 /// Times `work`, and drops what it returns outside the time.
@@ -43,7 +55,7 @@ pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> Sample {
     drop(result);
     Sample {
         elapsed,
-        cpu,
+        cpu: Some(cpu),
         page_faults,
     }
 }
@@ -106,14 +118,15 @@ impl Comparison {
             let median = row.median();
             let (min, max) = row.range();
             println!(
-                "| ({}) | {} | {:.1} | {:.1} to {:.1} | {:.1} | {:.0} | {} | {:.1} × |",
+                "| ({}) | {} | {:.1} | {:.1} to {:.1} | {:.1} | {} | {} | {:.1} × |",
                 row.key,
                 row.way,
                 median * 1e3,
                 min * 1e3,
                 max * 1e3,
                 bytes as f64 / median / 1e9,
-                row.median_cpu() * 1e3,
+                row.median_cpu()
+                    .map_or("-".to_owned(), |cpu| format!("{:.0}", cpu * 1e3)),
                 row.median_faults(),
                 base.median() / median,
             );
@@ -170,9 +183,12 @@ impl Measured {
     }
 
     /// Seconds on a core.
-    fn median_cpu(&self) -> f64 {
+    fn median_cpu(&self) -> Option<f64> {
         let samples = self.samples.iter();
-        middle(samples.map(|sample| sample.cpu.as_secs_f64()).collect())
+        let seconds: Option<Vec<f64>> = samples
+            .map(|sample| Some(sample.cpu?.as_secs_f64()))
+            .collect();
+        seconds.map(middle)
     }
 
     /// The fastest and the slowest round, in seconds.

@@ -256,6 +256,31 @@ impl Checkpoint {
         })
     }
 
+    /// One file with these tensors, whatever its format.
+    #[cfg(test)]
+    pub(crate) fn with_tensors(path: &Path, infos: Vec<TensorInfo>) -> Self {
+        let (file, metadata) = source::open_regular(path).expect("a file");
+        let opened = Opened {
+            path: path.to_owned(),
+            format: Format::Safetensors,
+            files: vec![FileInfo {
+                path: path.to_owned(),
+                bytes: metadata.len(),
+                hub_blob: None,
+            }],
+            ignored: Vec::new(),
+            identities: vec![Identity::of(&metadata)],
+            is_remote: is_remote(&file),
+            metadata: BTreeMap::new(),
+            open_time: Duration::ZERO,
+        };
+        let empty = Self {
+            opened: Arc::new(opened),
+            tensors: Arc::default(),
+        };
+        empty.of(infos)
+    }
+
     /// The path as it was given.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -317,17 +342,44 @@ impl Checkpoint {
         self.opened.is_remote
     }
 
-    /// The same checkpoint with only the tensors that `select` admits.
-    #[must_use]
-    pub fn select(&self, select: &Select) -> Self {
-        self.only(|info| select.admits(&info.name))
+    /// The same checkpoint with only the tensors that `select` admits, and of these only the parts that it wants: their shapes, sizes
+    /// and offsets are those of the parts.
+    ///
+    /// # Errors
+    ///
+    /// The checkpoint lacks a tensor that is named. A tensor cannot be divided as a rule says: it lacks the dimension, the parts would not
+    /// be equal, or they would cut a block of elements that are packed together.
+    pub fn select(&self, select: &Select) -> Result<Self, Error> {
+        for name in select.required() {
+            self.position(name).ok_or_else(|| Error::UnknownTensor {
+                path: self.path().to_owned(),
+                tensor: name.to_owned(),
+            })?;
+        }
+        let admitted = self.tensors().iter();
+        let admitted = admitted.filter(|info| select.admits(&info.name));
+        let mut parts: Vec<TensorInfo> = admitted
+            .map(|info| match select.shard_of(info) {
+                Some(shard) => info.part(shard),
+                None => Ok(info.clone()),
+            })
+            .collect::<Result<_, _>>()?;
+        // Where tensors share bytes, parts may start in another order than the whole.
+        parts.sort_by_key(|info| (info.file, info.offset));
+        Ok(self.of(parts))
     }
 
     /// The same checkpoint with only the tensors that `admitted` is true of.
     pub(crate) fn only(&self, admitted: impl Fn(&TensorInfo) -> bool) -> Self {
+        let admitted = self.tensors().iter().filter(|info| admitted(info));
+        self.of(admitted.cloned())
+    }
+
+    /// The same checkpoint with these tensors, whose names differ.
+    fn of(&self, infos: impl IntoIterator<Item = TensorInfo>) -> Self {
         let mut tensors = Tensors::default();
-        for info in self.tensors().iter().filter(|info| admitted(info)) {
-            let added = tensors.push(info.clone());
+        for info in infos {
+            let added = tensors.push(info);
             debug_assert!(added.is_ok(), "names were unique before");
         }
         Self {
@@ -363,7 +415,7 @@ impl Checkpoint {
         self.tensors.infos[..after]
             .iter()
             .rev()
-            .find(|info| info.file == file && at < info.offset + info.bytes)
+            .find(|info| info.file == file && at < info.file_range().end)
     }
 }
 

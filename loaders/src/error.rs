@@ -125,7 +125,7 @@ pub enum Error {
     },
 
     /// The file is of another format.
-    #[error("{} is neither a safetensors nor a GGUF file: it looks like {found}", path.display())]
+    #[error("{} is not a checkpoint of a known format: it looks like {found}", path.display())]
     OtherFormat {
         /// The file.
         path: PathBuf,
@@ -173,6 +173,17 @@ pub enum Error {
         /// Where: a byte range, or a tensor's name.
         place: String,
         /// Which rule.
+        reason: String,
+    },
+
+    /// The file is well-formed, and has what cannot be loaded.
+    #[error("{} cannot be loaded: {place}: {reason}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// Where: a tensor's name, or a part of the file.
+        place: String,
+        /// Why it cannot be loaded.
         reason: String,
     },
 
@@ -379,6 +390,28 @@ pub enum Error {
         reason: String,
     },
 
+    /// There is no such part of a tensor.
+    #[error("{shard} is no part: of {} ranks the last is {}", shard.world_size, shard.world_size.saturating_sub(1))]
+    NoSuchRank {
+        /// What was asked for.
+        shard: crate::Shard,
+    },
+
+    /// A tensor cannot be divided as asked.
+    #[error(
+        "the tensor {tensor:?} of shape {shape:?} cannot be divided as {shard}: {reason}; give it a rule of its own, 0:0/1 leaves it whole"
+    )]
+    Shard {
+        /// The tensor's name.
+        tensor: String,
+        /// Its dimensions.
+        shape: Vec<u64>,
+        /// What was asked for.
+        shard: crate::Shard,
+        /// Why it cannot be.
+        reason: String,
+    },
+
     /// The loader's threads could not be started.
     #[error("cannot start the loader's threads: {source}")]
     Threads {
@@ -412,6 +445,7 @@ impl Error {
             Self::Truncated { .. } => "truncated",
             Self::TrailingBytes { .. } => "trailing_bytes",
             Self::Malformed { .. } => "malformed",
+            Self::Unsupported { .. } => "unsupported",
             Self::MissingShard { .. } => "missing_shard",
             Self::ShardOutsideFolder { .. } => "shard_outside_folder",
             Self::NotInShard { .. } => "not_in_shard",
@@ -429,6 +463,8 @@ impl Error {
             Self::ForeignByteOrder { .. } => "foreign_byte_order",
             Self::Pattern { .. } => "pattern",
             Self::Manifest { .. } => "manifest",
+            Self::NoSuchRank { .. } => "no_such_rank",
+            Self::Shard { .. } => "shard",
             Self::Threads { .. } => "threads",
             Self::WorkerPanicked { .. } => "worker_panicked",
         }
@@ -450,6 +486,7 @@ impl Error {
             | Self::Truncated { path, .. }
             | Self::TrailingBytes { path, .. }
             | Self::Malformed { path, .. }
+            | Self::Unsupported { path, .. }
             | Self::MissingShard { path, .. }
             | Self::ShardOutsideFolder { path, .. }
             | Self::NotInShard { path, .. }

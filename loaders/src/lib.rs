@@ -7,6 +7,7 @@
 //! See [`Loader`] for an example. The crate names no machine-learning framework and prints nothing.
 
 mod checkpoint;
+mod coalesce;
 mod dtype;
 mod error;
 mod format;
@@ -16,6 +17,7 @@ mod memory;
 mod metadata;
 mod model;
 mod observer;
+mod part;
 mod plan;
 mod read;
 mod report;
@@ -26,6 +28,7 @@ mod stream;
 mod tensor;
 pub mod usage;
 mod verify;
+mod view;
 
 pub use bytes::Bytes;
 pub use bytesize::ByteSize;
@@ -38,10 +41,10 @@ pub use self::loader::Loader;
 pub use self::metadata::MetadataValue;
 pub use self::model::Model;
 pub use self::observer::{Observer, Planned, ReadDone, Source};
-pub use self::plan::{Part, Place, Plan, Read};
+pub use self::plan::{Gaps, Gather, Part, Place, Plan, Read};
 pub use self::read::{Io, ReadPolicy, UnknownIo};
 pub use self::report::{AllocationReport, IoReport, Report};
-pub use self::select::Select;
+pub use self::select::{Select, Shard, UnknownShard};
 pub use self::stored::{Arrangement, ByteOrder};
 pub use self::stream::{Chunk, Chunks, Stream};
 pub use self::tensor::Tensor;

@@ -263,9 +263,13 @@ impl Loader {
                     memory: &mut buffer[..],
                 })
                 .collect();
-            self.fill(&files, &plan, slots, &meter)
+            self.fill(&files, &plan, checkpoint, slots, &meter)
         })?;
         files.check_unchanged()?;
+        workers.install(|| {
+            let buffers = buffers.par_iter_mut().with_max_len(1);
+            buffers.for_each(|buffer| self.pin(buffer, &meter));
+        });
         let slots: Vec<Bytes> = buffers.into_iter().map(Bytes::from_owner).collect();
         let mut bytes = vec![Bytes::new(); checkpoint.tensors().len()];
         for place in plan.places() {
@@ -461,7 +465,7 @@ impl Loader {
         let files = Files::open(checkpoint, self.io, self.drop_cache, &self.staging, policy)?;
         self.announce(checkpoint);
         self.workers(&policy)?
-            .install(|| self.fill(&files, &plan, slots, meter))?;
+            .install(|| self.fill(&files, &plan, checkpoint, slots, meter))?;
         files.check_unchanged()?;
         Ok(self.finish(checkpoint, meter))
     }
@@ -496,6 +500,15 @@ impl Loader {
             .map_err(|source| Error::Memory { source })?;
         meter.leased(&self.pool, &buffer, start.elapsed());
         Ok(buffer)
+    }
+
+    /// Locks a buffer whose pages are there by now, if the pool wants that.
+    pub(crate) fn pin(&self, buffer: &mut PooledBuffer, meter: &Meter) {
+        if self.pool.is_pinned() && !buffer.is_pinned() {
+            let start = Instant::now();
+            buffer.pin();
+            meter.touched(start.elapsed());
+        }
     }
 
     /// Finds room for a resident load in what lies idle in the pool.
@@ -573,6 +586,7 @@ impl Loader {
         &self,
         files: &Files,
         plan: &Plan,
+        checkpoint: &Checkpoint,
         slots: Vec<Slot<'_>>,
         meter: &Meter,
     ) -> Result<(), Error> {
@@ -581,7 +595,7 @@ impl Loader {
             observer: &*self.observer,
             cancelled: &AtomicBool::new(false),
         };
-        read::fill(files, plan.reads(), slots, &watch)
+        read::fill(files, plan, checkpoint.tensors(), slots, &watch)
     }
 
     /// The bytes that a load takes of the pool; refuses at once what could only fail after a long wait.

@@ -41,7 +41,7 @@ pub struct Planned {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReadDone {
-    /// The bytes that it brought.
+    /// The bytes that were asked of the file: those that it brought, and what was read between them because that is quicker.
     pub bytes: u64,
     /// How long it took.
     pub duration: Duration,

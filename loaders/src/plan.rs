@@ -1,9 +1,14 @@
 //! Which bytes are read in which order, and where each goes: a pure function from tensors to reads and places.
 //!
 //! Nothing here opens a file or takes memory. A plan has *slots* (blocks of memory that the load will take), *places* (where in a slot a
-//! tensor lies) and *reads* (one range of a file each, scattered over one or more parts of slots).
+//! tensor lies), *reads* (one range of a file each, scattered over one or more parts of slots) and *gathers* (a tensor each whose elements
+//! do not lie one behind the other).
+
+use std::ops::Range;
 
 use crate::TensorInfo;
+use crate::coalesce::Reads;
+use crate::stored::Stored;
 
 /// The smallest blocks, in bytes, of a resident load that has more than one.
 const LEAST_SLOT_BYTES: u64 = 64 << 20;
@@ -37,6 +42,7 @@ impl SlotRule {
     /// The first byte from `used` on that suits a tensor which does not follow its neighbour.
     fn start_from(self, used: u64, info: &TensorInfo) -> u64 {
         let in_step = self.in_step
+            && info.stored == Stored::InPlace
             && info.offset.is_multiple_of(info.dtype.alignment())
             && (used == 0 || info.bytes >= WORTH_A_GAP);
         if in_step {
@@ -47,7 +53,7 @@ impl SlotRule {
     }
 }
 
-/// One read: consecutive bytes of one file, which may go to several places.
+/// One read: consecutive bytes of one file, which may go to several places, and of which some may be left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Read {
@@ -55,10 +61,68 @@ pub struct Read {
     pub file: usize,
     /// The first byte, from the start of the file.
     pub offset: u64,
-    /// The number of bytes: the sum of the parts'.
+    /// The number of bytes that it brings: the sum of the parts'.
     pub len: u64,
     /// Where the bytes go, in the order in which the file has them.
     pub parts: Vec<Part>,
+    /// What of the file is left out, if anything is.
+    pub gaps: Option<Gaps>,
+}
+
+impl Read {
+    /// The bytes of the file from the first to the last that it brings, those that are left out as well.
+    #[must_use]
+    pub fn span(&self) -> u64 {
+        self.len + self.gaps.map_or(0, |gaps| gaps.between(self.len))
+    }
+}
+
+/// The bytes that a read leaves out, at regular distances: the read has runs, and gaps between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Gaps {
+    /// The bytes before the first gap; not more than `run`.
+    pub first: u64,
+    /// The bytes before each further gap.
+    pub run: u64,
+    /// The bytes of each gap.
+    pub gap: u64,
+}
+
+impl Gaps {
+    /// The bytes of all gaps between `len` bytes that are read.
+    fn between(self, len: u64) -> u64 {
+        len.saturating_sub(self.first).div_ceil(self.run) * self.gap
+    }
+}
+
+/// A tensor, or a part of one, whose elements are collected: a view of a storage, or what is compressed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Gather {
+    /// The tensor, as an index into [`Checkpoint::tensors`](crate::Checkpoint::tensors).
+    pub tensor: usize,
+    /// The first byte that is wanted, from the start of the tensor as it will lie in memory.
+    pub from: u64,
+    /// The slot, as an index into [`Plan::slots`].
+    pub slot: usize,
+    /// Where in the slot that byte goes.
+    pub offset: u64,
+    /// The number of bytes.
+    pub len: u64,
+    /// In the order of their places, the reads before it.
+    pub(crate) after: usize,
+}
+
+impl Gather {
+    /// Where it goes.
+    pub(crate) fn part(&self) -> Part {
+        Part {
+            slot: self.slot,
+            offset: self.offset,
+            len: self.len,
+        }
+    }
 }
 
 /// A stretch of a slot that one read fills.
@@ -91,6 +155,7 @@ pub struct Plan {
     slots: Vec<u64>,
     places: Vec<Place>,
     reads: Vec<Read>,
+    gathers: Vec<Gather>,
 }
 
 impl Plan {
@@ -112,6 +177,12 @@ impl Plan {
         &self.reads
     }
 
+    /// What is gathered, in file order. How it is read depends on what lies where.
+    #[must_use]
+    pub fn gathers(&self) -> &[Gather] {
+        &self.gathers
+    }
+
     /// Packs `tensors`, which are in file order, into as few slots as their order and the rule allow.
     ///
     /// Neighbours in the file are neighbours in memory wherever that keeps them aligned, so that one read fills many of them. A
@@ -129,11 +200,55 @@ impl Plan {
         places: Vec<Place>,
         read_bytes: u64,
     ) -> Self {
-        let reads = coalesce(tensors, &places, read_bytes);
+        let mut all = Reads::new(read_bytes);
+        for &place in &places {
+            let info = &tensors[place.tensor];
+            all.add(info, 0..info.bytes, place);
+        }
         Self {
             slots,
             places,
-            reads,
+            reads: all.reads,
+            gathers: all.gathers,
+        }
+    }
+
+    /// The plan that brings the bytes `range` of one tensor into a slot of their own, in one read if they follow one another.
+    pub(crate) fn part(info: &TensorInfo, range: Range<u64>, read_bytes: u64) -> Self {
+        let len = range.end - range.start;
+        let place = Place {
+            tensor: 0,
+            slot: 0,
+            offset: 0,
+        };
+        let mut all = Reads::new(read_bytes.max(len));
+        all.add(info, range, place);
+        Self {
+            slots: vec![len],
+            places: vec![place],
+            reads: all.reads,
+            gathers: all.gathers,
+        }
+    }
+
+    /// The plan that brings the bytes `range` of file number `file`, whatever they are, into a slot of their own.
+    pub(crate) fn stretch(file: usize, range: Range<u64>) -> Self {
+        let len = range.end - range.start;
+        let part = Part {
+            slot: 0,
+            offset: 0,
+            len,
+        };
+        Self {
+            slots: vec![len],
+            reads: vec![Read {
+                file,
+                offset: range.start,
+                len,
+                parts: vec![part],
+                gaps: None,
+            }],
+            ..Self::default()
         }
     }
 
@@ -230,48 +345,6 @@ fn non_empty(tensors: &[TensorInfo]) -> impl Iterator<Item = (usize, &TensorInfo
         .filter(|(_, info)| info.bytes > 0)
 }
 
-/// The reads that fill `places`: neighbours in the file join, and none is larger than `read_bytes`.
-fn coalesce(tensors: &[TensorInfo], places: &[Place], read_bytes: u64) -> Vec<Read> {
-    let mut reads: Vec<Read> = Vec::new();
-    for place in places {
-        let info = &tensors[place.tensor];
-        let mut done = 0;
-        while done < info.bytes {
-            let at = info.offset + done;
-            let joins = reads.last().is_some_and(|read| {
-                read.file == info.file
-                    && read.offset + read.len == at
-                    && read.len < read_bytes
-                    && read.parts.len() < MAX_PARTS
-            });
-            if !joins {
-                reads.push(Read {
-                    file: info.file,
-                    offset: at,
-                    len: 0,
-                    parts: Vec::new(),
-                });
-            }
-            let read = reads.last_mut().expect("one was pushed if there was none");
-            let len = (info.bytes - done).min(read_bytes - read.len);
-            read.len += len;
-            let offset = place.offset + done;
-            match read.parts.last_mut() {
-                Some(part) if part.slot == place.slot && part.offset + part.len == offset => {
-                    part.len += len;
-                }
-                _ => read.parts.push(Part {
-                    slot: place.slot,
-                    offset,
-                    len,
-                }),
-            }
-            done += len;
-        }
-    }
-    reads
-}
-
 /// The size in bytes of the blocks that a resident load of `bytes` packs its tensors into, if the pool keeps so many buffers.
 ///
 /// An eighth of the model: the next one, with tensors of other sizes, finds large blocks to divide, and threads find
@@ -288,7 +361,7 @@ pub(crate) fn slot_bytes(bytes: u64, buffers: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Dtype;
+    use crate::{Dtype, Shard};
 
     /// Tensors of one file, one behind the other from `start`, of these dtypes and numbers of elements.
     fn neighbours(start: u64, described: &[(Dtype, u64)]) -> Vec<TensorInfo> {
@@ -434,6 +507,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn tensors_that_share_bytes_are_read_for_each() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..300 {
+            let mut tensors: Vec<TensorInfo> = (0..random.usize(1..30))
+                .flat_map(|_| neighbours(random.u64(8..500), &[(Dtype::F32, random.u64(0..60))]))
+                .collect();
+            tensors.sort_by_key(|info| info.offset);
+            let read_bytes = random.u64(1..300);
+            let rule = slots_of(random.u64(1..500));
+            check(
+                &tensors,
+                &Plan::packed(&tensors, rule, read_bytes),
+                read_bytes,
+            );
+            check(&tensors, &Plan::separate(&tensors, read_bytes), read_bytes);
+        }
+    }
+
     /// Carries the plan out on a file whose byte at each offset is that offset, and compares each tensor.
     fn check(tensors: &[TensorInfo], plan: &Plan, read_bytes: u64) {
         let mut memory: Vec<Vec<u64>> = plan
@@ -443,16 +535,45 @@ mod tests {
             .collect();
         for read in &plan.reads {
             assert!(read.len <= read_bytes && read.parts.len() <= MAX_PARTS);
+            assert!(read.gaps.is_none() || read.span() <= read_bytes);
             let mut offset = read.offset;
+            let mut rest = read.gaps.map_or(u64::MAX, |gaps| gaps.first);
             for part in &read.parts {
                 for at in part.offset..part.offset + part.len {
+                    if let (0, Some(gaps)) = (rest, read.gaps) {
+                        offset += gaps.gap;
+                        rest = gaps.run;
+                    }
                     let byte = &mut memory[part.slot][at as usize];
                     assert_eq!(*byte, u64::MAX, "filled twice");
                     *byte = offset;
                     offset += 1;
+                    rest -= 1;
                 }
             }
-            assert_eq!(offset, read.offset + read.len);
+            assert_eq!(offset, read.offset + read.span());
+        }
+        for gather in &plan.gathers {
+            for at in 0..gather.len {
+                let byte = &mut memory[gather.slot][(gather.offset + at) as usize];
+                assert_eq!(*byte, u64::MAX, "filled twice");
+                *byte = offset_of(&tensors[gather.tensor], gather.from + at);
+            }
+        }
+        // Whoever cuts slots for reads and gathers in turn finds them in rising order.
+        let mut ends = vec![0; plan.slots.len()];
+        let mut gathers = plan.gathers.iter().peekable();
+        let mut in_turn = Vec::new();
+        for (number, read) in plan.reads.iter().enumerate() {
+            while let Some(gather) = gathers.next_if(|gather| gather.after <= number) {
+                in_turn.push(gather.part());
+            }
+            in_turn.extend(&read.parts);
+        }
+        in_turn.extend(gathers.map(Gather::part));
+        for part in in_turn {
+            assert!(part.offset >= ends[part.slot]);
+            ends[part.slot] = part.offset + part.len;
         }
         let placed: Vec<usize> = plan.places.iter().map(|place| place.tensor).collect();
         let expected: Vec<usize> = non_empty(tensors).map(|(tensor, _)| tensor).collect();
@@ -463,9 +584,84 @@ mod tests {
             for at in 0..info.bytes {
                 assert_eq!(
                     memory[place.slot][(place.offset + at) as usize],
-                    info.offset + at
+                    offset_of(info, at)
                 );
             }
         }
+    }
+
+    /// Where byte `at` of a tensor is in its file.
+    fn offset_of(info: &TensorInfo, at: u64) -> u64 {
+        match info.stored {
+            Stored::InPlace => info.offset + at,
+            Stored::Runs { run, stride } => info.offset + at / run * stride + at % run,
+            Stored::Scattered(_) => panic!("not of these tensors"),
+        }
+    }
+
+    #[test]
+    fn random_parts_are_read_exactly_once() {
+        let mut random = fastrand::Rng::with_seed(5);
+        for _ in 0..60 {
+            let mut at = random.u64(8..100);
+            let tensors: Vec<TensorInfo> = (0..random.usize(1..12))
+                .map(|number| {
+                    let rows = random.u64(1..9);
+                    let widths = [1..40, 40..2000, 60_000..300_000];
+                    let widths = random.choice(widths).expect("not empty");
+                    let columns = random.u64(widths);
+                    let columns = columns.next_multiple_of(8);
+                    let (bytes, shape) = (rows * columns, vec![rows, columns]);
+                    let whole =
+                        TensorInfo::in_place(number.to_string(), Dtype::U8, shape, bytes, at);
+                    at += bytes;
+                    let world_size = random.choice([1, 2, 8]).expect("not empty");
+                    let shard = Shard::new(1, random.usize(..world_size), world_size);
+                    whole.part(shard).expect("it is even")
+                })
+                .collect();
+            let read_bytes = random.u64(4096..1 << 20);
+            let rule = slots_of(random.u64(1..1 << 20));
+            check(
+                &tensors,
+                &Plan::packed(&tensors, rule, read_bytes),
+                read_bytes,
+            );
+            check(&tensors, &Plan::separate(&tensors, read_bytes), read_bytes);
+            // Pieces of each.
+            for info in &tensors {
+                let piece = random.u64(1..=info.bytes);
+                for start in (0..info.bytes).step_by(piece as usize) {
+                    let range = start..(start + piece).min(info.bytes);
+                    let plan = Plan::part(info, range.clone(), read_bytes);
+                    let read: u64 = plan.reads.iter().map(|read| read.len).sum();
+                    let gathered: u64 = plan.gathers.iter().map(|gather| gather.len).sum();
+                    assert_eq!(read + gathered, range.end - range.start);
+                    assert!(plan.gathers.iter().all(|gather| gather.from == start));
+                    let first = plan.reads.first().map(|read| read.offset);
+                    assert!(first.is_none_or(|first| first == offset_of(info, start)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn runs_are_read_as_costs_the_least() {
+        let columns_of = |columns: u64, world_size: usize| {
+            let shape = vec![100, columns];
+            let whole = TensorInfo::in_place("t".to_owned(), Dtype::U8, shape, 100 * columns, 64);
+            let part = whole.part(Shard::new(1, 1, world_size)).expect("even");
+            let plan = Plan::separate(&[part], 1 << 20);
+            let spans = plan.reads.iter().map(Read::span).sum::<u64>();
+            (plan.reads.len(), plan.gathers.len(), spans)
+        };
+        // Close together: copied out of what is read whole.
+        assert_eq!(columns_of(64, 2), (0, 1, 0));
+        // One read for all, or for as many as it may reach over.
+        assert_eq!(columns_of(1024, 2), (1, 0, 99 * 1024 + 512));
+        assert_eq!(columns_of(32 << 10, 2).0, 4);
+        // Too far apart, or so long that each is worth a read.
+        assert_eq!(columns_of(128 << 10, 2), (100, 0, 100 * (64 << 10)));
+        assert_eq!(columns_of(600 << 10, 2), (100, 0, 100 * (300 << 10)));
     }
 }

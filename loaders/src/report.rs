@@ -55,7 +55,8 @@ impl Report {
     }
 }
 
-/// How a load's bytes were read.
+/// How a load's bytes were read: what was asked of files, which is more than [`Report::bytes`] where gaps were read as well, and less where
+/// tensors are compressed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct IoReport {

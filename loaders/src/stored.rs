@@ -82,6 +82,14 @@ impl fmt::Display for Arrangement {
     }
 }
 
+impl Storage {
+    /// The bytes that tensors view, inflated if they are compressed.
+    pub(crate) fn bytes(&self) -> u64 {
+        let (Self::Plain { bytes, .. } | Self::Deflated { bytes, .. }) = self;
+        *bytes
+    }
+}
+
 /// In which order the bytes of an element lie.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]

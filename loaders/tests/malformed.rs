@@ -504,16 +504,16 @@ fn what_people_really_meet_under_a_model_s_name() {
         ),
         case("GGML", "lmgg\x01\0\0\0\0\0\0\0", "other_format", "GGML"),
         case(
-            "torch.save",
+            "the start of a torch.save",
             "PK\x03\x04\0\0\x08\x08\0\0\0\0",
-            "other_format",
-            "PyTorch",
+            "malformed",
+            "fetch it again",
         ),
         case(
-            "an old torch.save",
+            "the start of an old torch.save",
             b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.",
-            "other_format",
-            "pickle",
+            "malformed",
+            "fetch it again",
         ),
         case(
             "a pickle",
@@ -527,7 +527,12 @@ fn what_people_really_meet_under_a_model_s_name() {
             "other_format",
             "HDF5",
         ),
-        case("NumPy", b"\x93NUMPY\x01\0\x76\0{", "other_format", "NumPy"),
+        case(
+            "the start of a NumPy array",
+            b"\x93NUMPY\x01\0\x76\0{",
+            "truncated",
+            "fetch the file again",
+        ),
         case(
             "gzip",
             b"\x1f\x8b\x08\0\0\0\0\0\0\x03",

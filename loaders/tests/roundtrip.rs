@@ -324,7 +324,7 @@ fn a_selection_loads_what_it_names_and_reads_no_more() {
         .and_then(|select| select.include("t[0-9]"))
         .and_then(|select| select.exclude("t4"))
         .expect("valid globs");
-    let checkpoint = sample.open().select(&odd);
+    let checkpoint = sample.open().select(&odd).expect("nothing is divided");
     let model = Loader::new()
         .io(Io::Buffered)
         .load(&checkpoint)

@@ -66,7 +66,7 @@ impl Memory {
     }
 
     /// Locks the window, and nothing around it, into memory.
-    pub(crate) fn lock(&mut self) -> region::Result<()> {
+    fn lock(&mut self) -> region::Result<()> {
         let window = self.bytes();
         self.lock = Some(region::lock(window.as_ptr(), window.len())?);
         Ok(())
@@ -202,6 +202,8 @@ pub(crate) struct Block {
     /// The pool's number, and whether it wants zeros: copied from there, to be at hand when a lease ends.
     pub(crate) pool: usize,
     pub(crate) zero_on_return: bool,
+    /// Whether it was tried to lock the memory, if the pool wants that.
+    pin_tried: bool,
     /// The eviction policy's opinion, kept while the block is out of the policy's sight.
     pub(crate) heat: Heat,
     /// Declared last: the bytes leave the pool's account only after the memory is gone.
@@ -209,10 +211,7 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    pub(crate) fn new(memory: Memory, mut claim: Claim, origin: Origin, heat: Heat) -> Self {
-        if memory.lock.is_some() {
-            claim.mark_pinned();
-        }
+    pub(crate) fn new(memory: Memory, claim: Claim, origin: Origin, heat: Heat) -> Self {
         Self {
             memory,
             origin,
@@ -220,8 +219,21 @@ impl Block {
             home: NOWHERE,
             pool: claim.store().id(),
             zero_on_return: claim.store().config.zero_on_return,
+            pin_tried: false,
             heat,
             claim,
+        }
+    }
+
+    /// Locks the memory, if the pool wants that and it was not tried before; pages that are missing are faulted in.
+    pub(crate) fn pin(&mut self) {
+        if self.pin_tried || !self.store().config.pinned_memory {
+            return;
+        }
+        self.pin_tried = true;
+        match self.memory.lock() {
+            Ok(()) => self.claim.mark_pinned(),
+            Err(error) => self.store().pin_failed(&error),
         }
     }
 

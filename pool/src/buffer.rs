@@ -85,6 +85,26 @@ impl PooledBuffer {
         self.block.as_ref().is_some_and(|block| block.is_pinned())
     }
 
+    /// Locks memory that was asked for [untouched](crate::Request::untouched), once the caller has written to it: then it takes next to
+    /// nothing, while locking pages that are missing faults them in one by one.
+    ///
+    /// It does nothing if the memory is locked, if that was refused before, or if the pool does not [pin](crate::Builder::pinned_memory).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// let pool = ckload_pool::BufferPool::builder().pinned_memory(true).build();
+    /// let mut buffer = pool.request(1 << 20).untouched().get(Duration::ZERO)?;
+    /// buffer.fill(1);
+    /// buffer.pin();
+    /// assert!(buffer.is_pinned() || pool.stats().pin_failures == 1);
+    /// # Ok::<(), ckload_pool::GetError>(())
+    /// ```
+    pub fn pin(&mut self) {
+        if let Some(block) = &mut self.block {
+            block.pin();
+        }
+    }
+
     /// What this lease cost.
     ///
     /// ```

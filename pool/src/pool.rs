@@ -58,7 +58,8 @@ impl Request<'_> {
     /// Fresh memory is not faulted in ahead: who writes to a page first does it. So several threads share that work, and share it with
     /// other work, such as waiting for a disk.
     ///
-    /// [`Origin::Fresh`](crate::Origin::Fresh) then tells the time for mapping alone. A pool that pins memory faults it in all the same.
+    /// [`Origin::Fresh`](crate::Origin::Fresh) then tells the time for mapping alone. In a pool that pins memory it is not locked before the caller says so
+    /// ([`PooledBuffer::pin`]).
     #[must_use]
     pub fn untouched(mut self) -> Self {
         self.fit = self.fit.untouched();

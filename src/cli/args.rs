@@ -1,10 +1,11 @@
 //! How a command line is spelled: the only module that sees the argument parser.
 
+use std::error::Error;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use ckload::synth::IfExists;
-use ckload::{ByteSize, Io, Select};
+use ckload::{ByteSize, Io, Select, Shard};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
@@ -117,6 +118,14 @@ struct LoadArgs {
     /// Compare with the digests of tensors that `ckload verify --json` printed; exit status 1 if they differ
     #[arg(long, value_name = "FILE", requires = "verify")]
     against: Option<PathBuf>,
+
+    /// Load only one rank's part of each tensor, such as 0:3/8: of 8 equal parts along dimension 0 the one of number 3
+    ///
+    /// Without a glob it is meant for all tensors that have the dimension, and no other --shard names; those of fewer dimensions stay
+    /// whole. With one, such as '*.o_proj.weight=1:3/8', for those whose names match; of several the first decides, and '*norm*=0:0/1'
+    /// keeps tensors whole. A tensor that does not divide into equal parts is an error. May be given several times.
+    #[arg(long, value_name = "[GLOB=]DIM:RANK/WORLD", value_parser = parse_shard)]
+    shard: Vec<ShardArg>,
 
     /// Show what a load would read and where it would go, without loading
     #[arg(long, conflicts_with_all = ["compare", "repeat"])]
@@ -238,6 +247,13 @@ struct WriteArgs {
     size: SizeArg,
 }
 
+/// A part of the tensors that a glob matches, or of all others.
+#[derive(Clone, Debug)]
+struct ShardArg {
+    pattern: Option<String>,
+    shard: Shard,
+}
+
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum ColorArg {
     #[default]
@@ -280,11 +296,11 @@ impl Invocation {
         let args = Args::from_arg_matches(&matches)?;
         Ok(Self {
             action: match args.command {
-                None => Action::Load(
+                None => Action::Load(Box::new(
                     args.load
                         .resolve()
                         .map_err(|error| command.error(ErrorKind::ValueValidation, error))?,
-                ),
+                )),
                 Some(Command::Demo(demo)) => Action::Demo(demo.into()),
                 Some(Command::Inspect { model }) => Action::Inspect { model },
                 Some(Command::Synth { model }) => Action::Synth(model.into()),
@@ -318,17 +334,34 @@ fn refuse_load_options_before_a_command(
 }
 
 impl LoadArgs {
-    fn resolve(self) -> Result<LoadOptions, String> {
+    fn resolve(self) -> Result<LoadOptions, Box<dyn Error>> {
         if self.against.is_some() && self.model.len() > 1 {
-            return Err("--against has the digests of one model; load one at a time".to_owned());
+            return Err("--against has the digests of one model; load one at a time".into());
         }
-        let invalid = |error: ckload::Error| error.to_string();
+        if self.against.is_some() && !self.shard.is_empty() {
+            return Err("--against has the digests of whole tensors, --shard loads parts".into());
+        }
         let mut select = Select::all();
         for glob in &self.include {
-            select = select.include(glob).map_err(invalid)?;
+            select = select.include(glob)?;
         }
         for glob in &self.exclude {
-            select = select.exclude(glob).map_err(invalid)?;
+            select = select.exclude(glob)?;
+        }
+        if self
+            .shard
+            .iter()
+            .filter(|arg| arg.pattern.is_none())
+            .count()
+            > 1
+        {
+            return Err("--shard is given twice without a glob: which is for what?".into());
+        }
+        for ShardArg { pattern, shard } in &self.shard {
+            select = match pattern {
+                Some(glob) => select.shard(glob, *shard)?,
+                None => select.shard_rest(*shard)?,
+            };
         }
         let sides = match (self.compare, self.no_pool) {
             (true, _) => Sides::Compare,
@@ -469,6 +502,17 @@ fn parse_size(text: &str) -> Result<ByteSize, &'static str> {
         .map_err(|_| "expected a number of bytes, or a number and a unit such as 256MiB or 1GB")
 }
 
+fn parse_shard(text: &str) -> Result<ShardArg, Box<dyn Error + Send + Sync>> {
+    // A glob may hold the sign as well.
+    let (pattern, shard) = match text.rsplit_once('=') {
+        Some((glob, shard)) => (Some(parse_glob(glob)?), shard),
+        None => (None, text),
+    };
+    let shard = shard.parse()?;
+    Select::all().shard_rest(shard)?;
+    Ok(ShardArg { pattern, shard })
+}
+
 fn parse_glob(text: &str) -> Result<String, ckload::Error> {
     Select::all().include(text).map(|_| text.to_owned())
 }
@@ -483,7 +527,7 @@ mod tests {
 
     fn load(line: &str) -> LoadOptions {
         match parse(line).unwrap().action {
-            Action::Load(options) => options,
+            Action::Load(options) => *options,
             other => panic!("not a load: {other:?}"),
         }
     }
@@ -526,6 +570,17 @@ mod tests {
             let error = parse(&format!("ckload --budget={wrong} m")).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ValueValidation, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_shard_is_for_the_tensors_of_a_glob_or_for_all_others() {
+        let select = load("ckload --shard 0:1/2 --shard w*=1:0/2 --shard a=b=1:0/2 m").select;
+        let shown = format!("{select:?}");
+        assert!(shown.contains("rest: Some(Shard { dim: 0, rank: 1, world_size: 2 })"));
+        assert!(
+            shown.contains("\"a=b\"") && shown.contains("\"w*\""),
+            "{shown}"
+        );
     }
 
     #[test]
@@ -573,6 +628,10 @@ mod tests {
             "ckload --repeat 0 m",
             "ckload -j 0 m",
             "ckload --include [ m",
+            "ckload --shard 1 m",
+            "ckload --shard 0:2/2 m",
+            "ckload --shard [=0:1/2 m",
+            "ckload --shard 0:0/2 --shard 1:0/2 m",
             "ckload --io io_uring m",
             "ckload --read-size 4095 m",
             "ckload --pin maybe m",

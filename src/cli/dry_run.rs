@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-use ckload::{Checkpoint, Part, Place, Plan, Read};
+use ckload::{Checkpoint, Gather, Part, Place, Plan, Read};
 use serde::Serialize;
 
 use super::load::{open_all, way};
@@ -37,6 +37,7 @@ struct PlanEntry<'a> {
     slots: &'a [u64],
     places: Vec<PlaceEntry<'a>>,
     reads: Vec<ReadEntry>,
+    gathers: Vec<GatherEntry<'a>>,
 }
 
 /// Where a tensor will lie.
@@ -54,7 +55,17 @@ struct ReadEntry {
     file: usize,
     offset: u64,
     len: u64,
+    /// Bytes of the file from the first to the last: more than `len` if some between them are left out.
+    span: u64,
     parts: Vec<PartEntry>,
+}
+
+/// A tensor whose elements do not lie one behind the other.
+#[derive(Serialize)]
+struct GatherEntry<'a> {
+    tensor: &'a str,
+    #[serde(flatten)]
+    part: PartEntry,
 }
 
 #[derive(Serialize)]
@@ -113,11 +124,20 @@ impl<'a> PlanEntry<'a> {
                 len: tensor.bytes,
             }
         };
+        let gather = |gather: &'a Gather| GatherEntry {
+            tensor: &checkpoint.tensors()[gather.tensor].name,
+            part: PartEntry {
+                slot: gather.slot,
+                offset: gather.offset,
+                len: gather.len,
+            },
+        };
         Self {
             files: files.map(|file| file.path.to_string_lossy()).collect(),
             slots: plan.slots(),
             places: plan.places().iter().map(place).collect(),
             reads: plan.reads().iter().map(ReadEntry::of).collect(),
+            gathers: plan.gathers().iter().map(gather).collect(),
         }
     }
 }
@@ -133,6 +153,7 @@ impl ReadEntry {
             file: read.file,
             offset: read.offset,
             len: read.len,
+            span: read.span(),
             parts: read.parts.iter().map(part).collect(),
         }
     }
@@ -156,6 +177,14 @@ fn write_plan(
         units::counted(plan.slots().len() as u64, "block"),
         units::bytes(plan.slots().iter().sum()),
     )?;
+    if !plan.gathers().is_empty() {
+        writeln!(
+            out,
+            "{} whose elements are collected: {}",
+            units::counted(plan.gathers().len() as u64, "tensor"),
+            units::bytes(plan.gathers().iter().map(|gather| gather.len).sum()),
+        )?;
+    }
     if let Some(budget) = budget {
         writeln!(
             out,

@@ -121,7 +121,7 @@ pub(crate) fn open_all(
         .iter()
         .map(|path| {
             let whole = open(path, output)?;
-            let checkpoint = whole.select(&options.select);
+            let checkpoint = whole.select(&options.select)?;
             if checkpoint.tensors().is_empty() && !whole.tensors().is_empty() {
                 return Err(Error::NothingSelected { path: path.clone() });
             }

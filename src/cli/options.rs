@@ -16,7 +16,7 @@ pub(crate) struct Invocation {
 /// What to do.
 #[derive(Debug)]
 pub(crate) enum Action {
-    Load(LoadOptions),
+    Load(Box<LoadOptions>),
     Demo(DemoOptions),
     Inspect { model: PathBuf },
     Synth(SynthOptions),

@@ -81,6 +81,11 @@ impl Observer for Loads {
     }
 
     fn read(&self, event: &ReadDone) {
-        self.bar.inc(event.bytes);
+        // Gaps between what is wanted may be read as well.
+        let rest = self
+            .bar
+            .length()
+            .map(|len| len.saturating_sub(self.bar.position()));
+        self.bar.inc(event.bytes.min(rest.unwrap_or(u64::MAX)));
     }
 }

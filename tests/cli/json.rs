@@ -171,7 +171,7 @@ fn a_dry_run() {
     let report = json_of(ckload().arg(model.path()).args(["--dry-run", "--json"]));
     assert_keys(&report, "schema models budget plans");
     let plan = &report["plans"][0];
-    assert_keys(plan, "files slots places reads");
+    assert_keys(plan, "files slots places reads gathers");
     assert_eq!(plan["files"], json!([model.path()]));
     let places = plan["places"].as_array().unwrap();
     assert_eq!(places.len(), 30);
@@ -179,7 +179,7 @@ fn a_dry_run() {
     assert_eq!(places[29]["tensor"], "wte.weight");
     assert_eq!(places[29]["len"], 98_688);
     let read = &plan["reads"][0];
-    assert_keys(read, "file offset len parts");
+    assert_keys(read, "file offset len span parts");
     assert_keys(&read["parts"][0], "slot offset len");
     let read_bytes: u64 = plan["reads"]
         .as_array()

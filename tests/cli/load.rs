@@ -4,8 +4,9 @@ use std::fs::File;
 
 use ckload::usage;
 use rustix::fs::{Advice, fadvise};
+use serde_json::Value;
 
-use crate::support::{Model, ckload, json_of, stdout_of};
+use crate::support::{Model, ckload, failure_of, json_of, stdout_of};
 
 #[test]
 fn a_report_names_model_size_and_cost() {
@@ -275,4 +276,38 @@ fn the_plan_of_a_large_model_is_shortened_unless_asked_for() {
     let whole = stdout_of(ckload().arg(model.path()).args(["--dry-run", "-v"]));
     assert!(!whole.contains("more; -v"), "{whole}");
     assert!(whole.contains("\n29  "), "{whole}");
+}
+
+#[test]
+fn a_rank_loads_its_part() {
+    let model = Model::tiny();
+    let load = |shards: &[&str]| {
+        let mut command = ckload();
+        command.arg(model.path()).arg("--json");
+        for shard in shards {
+            command.args(["--shard", shard]);
+        }
+        command
+    };
+    let whole = json_of(&mut load(&[]))["runs"][0]["bytes"]
+        .as_u64()
+        .unwrap();
+    // Vectors have no dimension 1.
+    let report = json_of(&mut load(&["1:1/3", "h.*.attn.bias=0:0/1"]));
+    let part = report["runs"][0]["bytes"].as_u64().unwrap();
+    assert!(part > whole / 3 && part < whole / 2, "{part} of {whole}");
+    let moved = report["runs"][0]["io"]["buffered_bytes"].as_u64().unwrap()
+        + report["runs"][0]["io"]["direct_bytes"].as_u64().unwrap();
+    assert!(moved >= part);
+    let report = json_of(&mut load(&["*=0:0/1", "1:1/3"]));
+    assert_eq!(report["runs"][0]["bytes"].as_u64(), Some(whole));
+
+    let (failure, message) = failure_of(&mut load(&["h.*.attn.*=0:0/7"]), 1);
+    assert_eq!(failure["error"]["kind"], "shard");
+    assert!(message.contains("7 ranks cannot share evenly"), "{message}");
+
+    let plan = json_of(load(&["*.c_fc.weight=1:1/2"]).arg("--dry-run"));
+    let reads = plan["plans"][0]["reads"].as_array().unwrap();
+    let has_gaps = |read: &Value| read["span"].as_u64() > read["len"].as_u64();
+    assert!(reads.iter().any(has_gaps), "{plan:#}");
 }

@@ -50,6 +50,7 @@ fn help_names_every_command_and_option() {
         "--pin",
         "--include",
         "--exclude",
+        "--shard",
         "--json",
         "--quiet",
         "--verbose",

@@ -41,7 +41,7 @@ pub(crate) fn read_header(path: &Path, file: &File, file_bytes: u64) -> Result<H
 
 /// Whether a file begins with a length that the format allows, and an object behind it: then it is a broken safetensors file, even
 /// if the length's bytes are those with which another format begins.
-fn looks_like_safetensors(head: &[u8]) -> bool {
+pub(super) fn looks_like_safetensors(head: &[u8]) -> bool {
     head.split_first_chunk().is_some_and(|(length, rest)| {
         let rest = rest.trim_ascii_start();
         u64::from_le_bytes(*length) <= MAX_HEADER_BYTES

@@ -1,4 +1,4 @@
-//! What a file is that failed to be a safetensors file, or an index of such.
+//! What a file is that is of no format known here, or no index.
 //!
 //! Asked only after a header was refused: no first bytes are suspicious in themselves, as they are a length there.
 
@@ -11,22 +11,33 @@ pub(crate) const SNIFF_BYTES: usize = 512;
 
 /// First bytes of the formats that checkpoints are found in, and what to call each.
 ///
-/// Sources: the GGUF specification, APPNOTE.TXT (zip, as `torch.save` writes since 1.6), Python's pickle protocol 2 to 5
-/// (`torch.save` before 1.6), the HDF5 and NumPy format specifications, RFC 1952 (gzip), RFC 8878 (zstd), POSIX ustar.
+/// Sources: the GGUF specification, APPNOTE.TXT (zip), Python's pickle protocol 2 to 5, the HDF5 and NumPy format specifications, RFC 1952 (gzip), RFC 8878 (zstd), POSIX ustar.
 const MAGICS: &[(usize, &[u8], &str)] = &[
     (0, b"GGUF", "a GGUF file"),
     (0, b"lmgg", "a GGML file (from before GGUF)"),
     (0, b"fmgg", "a GGMF file (from before GGUF)"),
     (0, b"tjgg", "a GGJT file (from before GGUF)"),
-    (0, b"PK\x03\x04", "a zip archive (PyTorch checkpoints are)"),
+    (0, b"PK\x03\x04", "a zip archive"),
     (
         0,
         b"\x80\x02",
-        "a Python pickle (old PyTorch checkpoints are)",
+        "a Python pickle that torch.save did not write",
     ),
-    (0, b"\x80\x03", "a Python pickle"),
-    (0, b"\x80\x04", "a Python pickle"),
-    (0, b"\x80\x05", "a Python pickle"),
+    (
+        0,
+        b"\x80\x03",
+        "a Python pickle that torch.save did not write",
+    ),
+    (
+        0,
+        b"\x80\x04",
+        "a Python pickle that torch.save did not write",
+    ),
+    (
+        0,
+        b"\x80\x05",
+        "a Python pickle that torch.save did not write",
+    ),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras weights are)"),
     (0, b"\x93NUMPY", "a NumPy array"),
     (0, b"\x1f\x8b", "a gzip archive"),
@@ -37,7 +48,11 @@ const MAGICS: &[(usize, &[u8], &str)] = &[
     (0, b"%PDF", "a PDF document"),
     (0, b"\x7fELF", "an executable"),
     (4, b"TFL3", "a TensorFlow Lite model"),
-    (257, b"ustar", "a tar archive"),
+    (
+        257,
+        b"ustar",
+        "a tar archive (torch before 0.1.10 wrote such; save the checkpoint again with a newer one)",
+    ),
 ];
 
 /// Names what people really meet under a model's name, given the file's first bytes.

@@ -26,15 +26,60 @@ impl<F: RawFile> Reader for Buffered<F> {
     }
 }
 
-/// Fills `target` with the bytes from `offset` on, waiting for the disk where it has to; returns how many there were.
+/// How far a read came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// The bytes of the file that are dealt with, gaps as well.
+    pub(super) done: u64,
+    /// Of these, the bytes that were read.
+    pub(super) moved: u64,
+}
+
+impl Progress {
+    pub(super) fn add(&mut self, read: usize) {
+        self.done += read as u64;
+        self.moved += read as u64;
+    }
+}
+
+/// Fills `target` with the bytes from `offset` on, waiting for the disk where it has to; returns how many were read.
 pub(super) fn read_exact(
     file: &impl RawFile,
     offset: u64,
     mut target: Target<'_>,
 ) -> Result<u64, Failed> {
-    let (done, end) = read(file, offset, &mut target, ReadWriteFlags::empty());
-    end.result(done)?;
-    Ok(done)
+    let (progress, end) = read(file, offset, &mut target, ReadWriteFlags::empty());
+    end.result(progress.done)?;
+    Ok(progress.moved)
+}
+
+/// As [`read_exact`], but reads gaps as well, by way of `staging`: so the system sees neighbours and reads ahead.
+pub(super) fn read_whole(
+    file: &impl RawFile,
+    offset: u64,
+    mut target: Target<'_>,
+    staging: &mut [u8],
+) -> Result<u64, Failed> {
+    let mut progress = Progress::default();
+    loop {
+        progress.done += target.skip_gap() as u64;
+        if target.len() == 0 {
+            return Ok(progress.moved);
+        }
+        let len = staging.len().min(target.len());
+        match file.read(&mut staging[..len], offset + progress.done) {
+            Ok(0) => return Err(Failed::ended_early(progress.done)),
+            Ok(bytes) => {
+                target.copy_from(&staging[..bytes]);
+                target.advance(bytes);
+                progress.add(bytes);
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => {
+                End::Error(errno).result(progress.done)?;
+            }
+        }
+    }
 }
 
 /// Why reading stopped.
@@ -61,24 +106,27 @@ impl End {
     }
 }
 
-/// Reads until `target` is full or the system gives no more; returns the bytes that came.
+/// Reads until `target` is full or the system gives no more; returns how far it came.
 pub(super) fn read(
     file: &impl RawFile,
     offset: u64,
     target: &mut Target<'_>,
     flags: ReadWriteFlags,
-) -> (u64, End) {
-    let mut done = 0;
-    while target.len() > 0 {
-        match file.read_scattered(target, offset + done, flags) {
-            Ok(0) => return (done, End::Eof),
+) -> (Progress, End) {
+    let mut progress = Progress::default();
+    loop {
+        progress.done += target.skip_gap() as u64;
+        if target.len() == 0 {
+            return (progress, End::Full);
+        }
+        match file.read_scattered(target, offset + progress.done, flags) {
+            Ok(0) => return (progress, End::Eof),
             Ok(bytes) => {
-                done += bytes as u64;
+                progress.add(bytes);
                 target.advance(bytes);
             }
             Err(Errno::INTR) => {}
-            Err(errno) => return (done, End::Error(errno)),
+            Err(errno) => return (progress, End::Error(errno)),
         }
     }
-    (done, End::Full)
 }

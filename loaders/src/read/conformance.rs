@@ -19,6 +19,7 @@ use super::raw::RawFile;
 use super::uncached::{Auto, Uncached};
 use super::{Reader, Target};
 use crate::observer::Source;
+use crate::plan::Gaps;
 
 const PAGE: usize = 4096;
 
@@ -117,7 +118,11 @@ impl Storage {
 
 impl RawFile for Handle {
     fn read(&self, bytes: &mut [u8], offset: u64) -> rustix::io::Result<usize> {
-        let (block, memory) = self.direct.expect("only used past the page cache");
+        let Some((block, memory)) = self.direct else {
+            let range = self.storage.read(offset, bytes.len(), 1)?;
+            bytes[..range.len()].copy_from_slice(&self.storage.bytes[range.clone()]);
+            return Ok(range.len());
+        };
         let is_aligned = (offset as usize).is_multiple_of(block)
             && bytes.len().is_multiple_of(block)
             && bytes.as_ptr().addr().is_multiple_of(memory);
@@ -143,7 +148,7 @@ impl RawFile for Handle {
         if let Some(errno) = self.storage.refuses_nowait.filter(|_| is_nowait) {
             return Err(errno);
         }
-        let mut range = self.storage.read(offset, target.len(), 1)?;
+        let mut range = self.storage.read(offset, target.until_gap(), 1)?;
         if is_nowait && !range.is_empty() {
             let missing = range.clone().find(|&at| !self.storage.is_cached(at));
             range.end = missing.unwrap_or(range.end);
@@ -578,6 +583,214 @@ fn a_disk_that_vanishes_is_an_error_until_it_is_back() {
         for (name, reader) in readers(whole, random) {
             let outcome = read(&*reader, 0..bytes.len(), random);
             assert!(outcome.memory == bytes, "{name}");
+        }
+    });
+}
+
+/// A read of some runs with gaps between them.
+#[derive(Debug)]
+struct Spaced {
+    start: usize,
+    gaps: Gaps,
+    /// Offsets in the file of the bytes that are wanted, in turn.
+    wanted: Vec<usize>,
+}
+
+impl Spaced {
+    /// Runs in a file of `len` bytes.
+    fn random(random: &mut Rng, len: usize) -> Self {
+        let start = random.usize(..len);
+        let sizes = [1..20, 1..3000, 4000..20_000, 60_000..300_000];
+        let mut size = || {
+            let range = random.choice(sizes.clone()).expect("not empty");
+            random.usize(range)
+        };
+        let (run, gap) = (size(), size());
+        let first = random.usize(1..=run);
+        let most = random.usize(1..=(len - start).min(200_000));
+        let mut wanted = Vec::new();
+        let mut at = start;
+        while at < len && wanted.len() < most {
+            let rest = if at == start { first } else { run };
+            wanted.extend(at..len.min(at + rest));
+            at += rest + gap;
+        }
+        wanted.truncate(most);
+        Self {
+            start,
+            gaps: Gaps {
+                first: first as u64,
+                run: run as u64,
+                gap: gap as u64,
+            },
+            wanted,
+        }
+    }
+
+    fn span(&self) -> usize {
+        self.wanted.last().map_or(0, |last| last + 1 - self.start)
+    }
+
+    fn bytes(&self, file: &[u8]) -> Vec<u8> {
+        self.wanted.iter().map(|&at| file[at]).collect()
+    }
+
+    /// Of the wanted bytes, those before a place in the file.
+    fn before(&self, at: usize) -> usize {
+        self.wanted.partition_point(|&wanted| wanted < at)
+    }
+
+    fn read(&self, reader: &dyn Reader, random: &mut Rng) -> Outcome {
+        let shift = random.usize(..PAGE);
+        let mut memory = vec![0; shift + self.wanted.len()];
+        let middle = random.usize(0..=self.wanted.len());
+        let (front, back) = memory[shift..].split_at_mut(middle);
+        let target: Target<'_> = [front, back].into_iter().collect();
+        let target = target.spaced(&self.gaps);
+        assert_eq!(target.len(), self.span());
+        let mut told = Vec::new();
+        let result = reader.read_exact_at(self.start as u64, target, &mut |source, bytes| {
+            told.push((source, bytes));
+        });
+        memory.drain(..shift);
+        Outcome {
+            result,
+            told,
+            memory,
+        }
+    }
+
+    /// Checks that all came, and that no more was read than the span.
+    #[track_caller]
+    fn assert_came(&self, name: &str, outcome: &Outcome, file: &[u8]) {
+        assert!(outcome.result.is_ok(), "{name}: {:?}", outcome.result);
+        assert!(
+            outcome.memory == self.bytes(file),
+            "{name}: {:?}",
+            self.gaps
+        );
+        let moved: u64 = outcome.told.iter().map(|&(_, bytes)| bytes).sum();
+        let (least, most) = (self.wanted.len() as u64, self.span() as u64);
+        assert!(
+            (least..=most).contains(&moved),
+            "{name}: {moved} of {least}"
+        );
+        assert!(outcome.told.iter().all(|&(_, bytes)| bytes > 0), "{name}");
+    }
+
+    /// Checks that what came before a failure is right, and says up to where in the file that is.
+    #[track_caller]
+    fn assert_failed(&self, name: &str, outcome: &Outcome, file: &[u8]) -> usize {
+        let failed = outcome.result.as_ref().expect_err(name);
+        let until = self.start + failed.done as usize;
+        let good = self.before(until);
+        let expected = self.wanted[..good].iter().map(|&at| file[at]);
+        let memory = &outcome.memory[..good];
+        assert!(
+            memory.iter().copied().eq(expected),
+            "{name}: {:?}",
+            self.gaps
+        );
+        until
+    }
+}
+
+#[test]
+fn gaps_are_left_out_by_every_reader_whatever_the_storage_does() {
+    with_seeds(|random| {
+        let mut storage = storage(random);
+        match random.u8(..5) {
+            0 => storage.interruptions = random.usize(1..20),
+            1 => {
+                storage.bytes.truncate(5 * PAGE);
+                storage.most = random.usize(1..20);
+            }
+            2 => storage.refuses_nowait = Some(Errno::AGAIN),
+            3 => {
+                storage.refuses_direct = false;
+                storage.refuses_direct_after = random.usize(..4);
+            }
+            _ => {}
+        }
+        let bytes = storage.bytes.clone();
+        for (name, reader) in readers(storage, random) {
+            for _ in 0..3 {
+                let spaced = Spaced::random(random, bytes.len());
+                let outcome = spaced.read(&*reader, random);
+                spaced.assert_came(name, &outcome, &bytes);
+            }
+        }
+    });
+}
+
+#[test]
+fn of_what_is_cached_gaps_are_not_moved() {
+    with_seeds(|random| {
+        let mut storage = storage(random);
+        storage.tells_what_is_cached = true;
+        storage.cached.fill(true);
+        let bytes = storage.bytes.clone();
+        for (name, reader) in readers(storage, random) {
+            let spaced = Spaced::random(random, bytes.len());
+            let outcome = spaced.read(&*reader, random);
+            spaced.assert_came(name, &outcome, &bytes);
+            let moved: u64 = outcome.told.iter().map(|&(_, bytes)| bytes).sum();
+            if name != "direct" {
+                assert_eq!(moved, spaced.wanted.len() as u64, "{name}");
+            }
+        }
+    });
+}
+
+#[test]
+fn an_error_beside_gaps_says_how_far_the_read_came() {
+    with_seeds(|random| {
+        let errno = random.choice(ERRORS).expect("not empty");
+        let mut storage = storage(random);
+        let fails_at = random.usize(..storage.bytes.len());
+        storage.fails = Some((fails_at, errno));
+        let bytes = storage.bytes.clone();
+        for (name, reader) in readers(storage, random) {
+            let spaced = Spaced::random(random, bytes.len());
+            let outcome = spaced.read(&*reader, random);
+            if outcome.result.is_ok() {
+                assert!(spaced.start + spaced.span() <= fails_at, "{name}");
+                spaced.assert_came(name, &outcome, &bytes);
+                continue;
+            }
+            let until = spaced.assert_failed(name, &outcome, &bytes);
+            // A gap may reach over the place.
+            let next = spaced.wanted[spaced.before(fails_at).min(spaced.wanted.len() - 1)];
+            assert!(until <= next.max(fails_at).max(spaced.start), "{name}");
+            let failed = outcome.result.expect_err(name);
+            assert_eq!(Errno::from_io_error(&failed.source), Some(errno), "{name}");
+        }
+    });
+}
+
+#[test]
+fn a_file_that_ends_beside_gaps_is_an_error_with_the_place() {
+    with_seeds(|random| {
+        let mut storage = storage(random);
+        let whole = storage.bytes.clone();
+        storage.bytes.truncate(random.usize(..whole.len()));
+        let end = storage.bytes.len();
+        for (name, reader) in readers(storage, random) {
+            let spaced = Spaced::random(random, whole.len());
+            let outcome = spaced.read(&*reader, random);
+            if spaced.start + spaced.span() <= end {
+                spaced.assert_came(name, &outcome, &whole);
+                continue;
+            }
+            let until = spaced.assert_failed(name, &outcome, &whole);
+            let next = spaced.wanted[spaced.before(end)];
+            assert!(
+                (end.max(spaced.start)..=next).contains(&until),
+                "{name}: {until}"
+            );
+            let failed = outcome.result.expect_err(name);
+            let kind = failed.source.kind();
+            assert_eq!(kind, std::io::ErrorKind::UnexpectedEof, "{name}");
         }
     });
 }

@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
 use rustix::io::Errno;
 
 use super::Target;
-use super::buffered::End;
+use super::buffered::{End, Progress};
 use super::raw::RawFile;
 
 /// Size of a staging buffer, in bytes: a huge page. Into small pages, which lie scattered, some disks read at less than half the rate.
@@ -72,40 +72,43 @@ impl<F: RawFile> Direct<F> {
         })
     }
 
-    /// Reads until `target` is full or the system gives no more, `NOMEM` if it gives no memory for staging; returns the bytes that came.
+    /// Reads until `target` is full or the system gives no more, `NOMEM` if it gives no memory for staging; returns how far
+    /// it came. Gaps are read as well, but for the one at the start of what is staged.
     pub(super) fn read(
         &self,
         offset: u64,
         target: &mut Target<'_>,
         staging: &BufferPool,
-    ) -> (u64, End) {
+    ) -> (Progress, End) {
         let mut buffer: Option<PooledBuffer> = None;
-        let mut done = 0;
-        while target.len() > 0 {
-            let read = match self.in_place(offset + done, target) {
-                Some(piece) => retried(|| self.file.read(piece, offset + done)),
+        let mut progress = Progress::default();
+        loop {
+            progress.done += target.skip_gap() as u64;
+            if target.len() == 0 {
+                return (progress, End::Full);
+            }
+            let at = offset + progress.done;
+            let read = match self.in_place(at, target) {
+                Some(piece) => retried(|| self.file.read(piece, at)),
                 None => {
                     if buffer.is_none() {
                         buffer = staging.try_get(STAGING_BYTES).ok();
                     }
                     match &mut buffer {
-                        Some(buffer) => {
-                            self.read_staged(offset + done, target, &mut buffer[..STAGED_BYTES])
-                        }
+                        Some(buffer) => self.read_staged(at, target, &mut buffer[..STAGED_BYTES]),
                         None => Err(Errno::NOMEM),
                     }
                 }
             };
             match read {
-                Ok(0) => return (done, End::Eof),
+                Ok(0) => return (progress, End::Eof),
                 Ok(bytes) => {
                     target.advance(bytes);
-                    done += bytes as u64;
+                    progress.add(bytes);
                 }
-                Err(errno) => return (done, End::Error(errno)),
+                Err(errno) => return (progress, End::Error(errno)),
             }
         }
-        (done, End::Full)
     }
 
     /// The whole blocks at the start of `target` that can be read straight into it.

@@ -9,10 +9,10 @@ use rayon::Scope;
 
 use super::Files;
 use super::target::Target;
-use crate::Error;
-use crate::observer::{Observer, Source};
-use crate::plan::Read;
+use crate::observer::{Observer, ReadDone, Source};
+use crate::plan::{Gather, Part, Plan, Read};
 use crate::report::Meter;
+use crate::{Error, TensorInfo};
 
 /// Who watches a load, and may end it.
 pub(crate) struct Watch<'a> {
@@ -39,14 +39,15 @@ impl<'a> From<&'a mut [u8]> for Slot<'a> {
     }
 }
 
-/// Fills `slots` by carrying out `reads`, on the workers of the current rayon pool. Ends with the first error.
+/// Fills `slots` by carrying out the plan of `tensors`, on the workers of the current rayon pool. Ends with the first error.
 pub(crate) fn fill(
     files: &Files,
-    reads: &[Read],
+    plan: &Plan,
+    tensors: &[TensorInfo],
     slots: Vec<Slot<'_>>,
     watch: &Watch<'_>,
 ) -> Result<(), Error> {
-    if let [first, .., last] = reads
+    if let [first, .., last] = plan.reads()
         && !files.is_waiting()
     {
         files.look_at(first);
@@ -54,9 +55,10 @@ pub(crate) fn fill(
     }
     let fill = Fill {
         files,
+        tensors,
         watch,
         queue: Mutex::new(Queue {
-            tasks: scatter(reads, slots),
+            tasks: scatter(plan, slots),
             threads: 1,
             front_waits: false,
         }),
@@ -69,15 +71,16 @@ pub(crate) fn fill(
 /// As [`fill()`], on this thread alone.
 pub(crate) fn fill_here(
     files: &Files,
-    reads: &[Read],
+    plan: &Plan,
+    tensors: &[TensorInfo],
     slots: Vec<Slot<'_>>,
     watch: &Watch<'_>,
 ) -> Result<(), Error> {
-    for task in scatter(reads, slots) {
+    for task in scatter(plan, slots) {
         if watch.cancelled.load(Relaxed) {
             break;
         }
-        task.carry_out(files, watch)?;
+        task.carry_out(files, tensors, watch)?;
     }
     Ok(())
 }
@@ -85,6 +88,7 @@ pub(crate) fn fill_here(
 /// A load that is being carried out.
 struct Fill<'a> {
     files: &'a Files,
+    tensors: &'a [TensorInfo],
     watch: &'a Watch<'a>,
     queue: Mutex<Queue<'a>>,
     failure: Mutex<Option<Error>>,
@@ -109,9 +113,14 @@ enum End {
 }
 
 struct Task<'a> {
-    read: &'a Read,
+    work: Work<'a>,
     target: Target<'a>,
     is_untouched: bool,
+}
+
+enum Work<'a> {
+    Read(&'a Read),
+    Gather(&'a Gather),
 }
 
 impl<'a> Fill<'a> {
@@ -120,7 +129,7 @@ impl<'a> Fill<'a> {
         'a: 'scope,
     {
         while let Some(task) = self.take(scope, end) {
-            match task.carry_out(self.files, self.watch) {
+            match task.carry_out(self.files, self.tensors, self.watch) {
                 Ok(waited) if end == End::Front => self.queue.lock().front_waits = waited,
                 Ok(_) => {}
                 Err(error) => {
@@ -163,16 +172,28 @@ impl<'a> Fill<'a> {
 
 impl Task<'_> {
     /// Says whether a part came past the page cache.
-    fn carry_out(mut self, files: &Files, watch: &Watch<'_>) -> Result<bool, Error> {
+    fn carry_out(
+        mut self,
+        files: &Files,
+        tensors: &[TensorInfo],
+        watch: &Watch<'_>,
+    ) -> Result<bool, Error> {
         if self.is_untouched {
             watch.meter.touched(touch(&mut self.target));
         }
         let mut waited = false;
-        files.read(self.read, self.target, |done| {
+        let done = |done: &ReadDone| {
             waited |= done.source == Source::Direct;
             watch.meter.read(done);
             watch.observer.read(done);
-        })?;
+        };
+        match self.work {
+            Work::Read(read) => files.read(read, self.target, done)?,
+            Work::Gather(gather) => {
+                let info = &tensors[gather.tensor];
+                files.gather(info, gather.from, self.target, watch.cancelled, done)?;
+            }
+        }
         Ok(waited)
     }
 }
@@ -193,33 +214,40 @@ fn touch(target: &mut Target<'_>) -> Duration {
     start.elapsed()
 }
 
-/// Cuts `slots` into the parts of `reads`, for each read in turn.
+/// Cuts `slots` into the parts of the plan's reads and gathers, for each in turn.
 ///
 /// # Panics
 ///
 /// Panics if parts overlap or leave their slots, which no plan's do.
-fn scatter<'a>(reads: &'a [Read], slots: Vec<Slot<'a>>) -> VecDeque<Task<'a>> {
+fn scatter<'a>(plan: &'a Plan, slots: Vec<Slot<'a>>) -> VecDeque<Task<'a>> {
     let mut rest: Vec<(Slot<'a>, u64)> = slots.into_iter().map(|slot| (slot, 0)).collect();
-    reads
-        .iter()
-        .map(|read| {
-            let mut is_untouched = false;
-            let parts = read.parts.iter().map(|part| {
-                let (slot, cut) = &mut rest[part.slot];
-                is_untouched |= slot.is_untouched;
-                let tail = std::mem::take(&mut slot.memory)
-                    .split_at_mut((part.offset - *cut) as usize)
-                    .1;
-                let (buffer, tail) = tail.split_at_mut(part.len as usize);
-                (slot.memory, *cut) = (tail, part.offset + part.len);
-                buffer
-            });
-            let target = parts.collect();
-            Task {
-                read,
-                target,
-                is_untouched,
-            }
-        })
-        .collect()
+    let mut cut = |parts: &[Part], work| {
+        let mut is_untouched = false;
+        let pieces = parts.iter().map(|part| {
+            let (slot, cut) = &mut rest[part.slot];
+            is_untouched |= slot.is_untouched;
+            let tail = std::mem::take(&mut slot.memory)
+                .split_at_mut((part.offset - *cut) as usize)
+                .1;
+            let (buffer, tail) = tail.split_at_mut(part.len as usize);
+            (slot.memory, *cut) = (tail, part.offset + part.len);
+            buffer
+        });
+        let target = pieces.collect();
+        Task {
+            work,
+            target,
+            is_untouched,
+        }
+    };
+    let mut tasks = VecDeque::with_capacity(plan.reads().len() + plan.gathers().len());
+    let mut gathers = plan.gathers().iter().peekable();
+    for (number, read) in plan.reads().iter().enumerate() {
+        while let Some(gather) = gathers.next_if(|gather| gather.after <= number) {
+            tasks.push_back(cut(&[gather.part()], Work::Gather(gather)));
+        }
+        tasks.push_back(cut(&read.parts, Work::Read(read)));
+    }
+    tasks.extend(gathers.map(|gather| cut(&[gather.part()], Work::Gather(gather))));
+    tasks
 }

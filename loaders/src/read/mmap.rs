@@ -40,8 +40,9 @@ impl Reader for Mapped {
         let Some(bytes) = from_there.get(..target.len()) else {
             return Err(Failed::ended_early(from_there.len() as u64));
         };
+        let wanted = target.pieces().map(|piece| piece.len() as u64).sum();
         target.copy_from(bytes);
-        done(Source::Mmap, bytes.len() as u64);
+        done(Source::Mmap, wanted);
         Ok(())
     }
 }

@@ -6,6 +6,8 @@ mod absent;
 mod buffered;
 mod direct;
 mod fill;
+mod gather;
+mod inflate;
 mod mmap;
 mod policy;
 mod raw;
@@ -15,6 +17,8 @@ mod uncached;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod gathering;
 
 use std::fmt;
 use std::fs::File;
@@ -32,6 +36,7 @@ use self::absent::{Absent, Dropping};
 use self::buffered::Buffered;
 use self::direct::Direct;
 pub(crate) use self::fill::{Slot, Watch, fill, fill_here};
+use self::inflate::Parked;
 use self::mmap::Mapped;
 pub use self::policy::ReadPolicy;
 pub(crate) use self::policy::is_remote;
@@ -141,6 +146,10 @@ pub(crate) struct Files {
     policy: ReadPolicy,
     /// Whether reads wait for more than the page cache.
     waits: Arc<AtomicBool>,
+    /// Lends what bytes pass through.
+    staging: BufferPool,
+    /// Where pieces of compressed tensors may be read on.
+    inflaters: Parked,
 }
 
 struct OpenFile {
@@ -196,6 +205,8 @@ impl Files {
             open,
             policy,
             waits,
+            staging: staging.clone(),
+            inflaters: Parked::default(),
         })
     }
 
@@ -243,25 +254,26 @@ impl Files {
         let end = file.metadata().ok()?.len();
         let mut tensors = self.checkpoint.tensors().iter();
         let lacking = |info: &&TensorInfo| {
-            info.file == number && info.bytes > 0 && info.offset + info.bytes > end
+            info.file == number && info.bytes > 0 && info.file_range().end > end
         };
         let info = tensors.find(lacking)?;
+        let range = info.file_range();
         Some(Error::Read {
             path: self.checkpoint.files()[number].path.clone(),
             tensor: info.name.clone(),
-            range: end.max(info.offset)..info.offset + info.bytes,
+            range: end.max(range.start)..range.end,
             source: Failed::ended_early(0).source,
         })
     }
 
     /// Finds out whether `read` would wait for more than the page cache: then [`wanted_threads`](Self::wanted_threads) says so from now on.
     fn look_at(&self, read: &Read) {
-        self.reader(read)
+        self.reader(read.file)
             .look_at(read.offset..read.offset + read.len);
     }
 
-    fn reader(&self, read: &Read) -> &dyn Reader {
-        let open = self.open[read.file].as_ref();
+    fn reader(&self, file: usize) -> &dyn Reader {
+        let open = self.open[file].as_ref();
         &*open.expect("every file that is read is open").reader
     }
 
@@ -272,6 +284,22 @@ impl Files {
         target: Target<'_>,
         mut done: impl FnMut(&ReadDone),
     ) -> Result<(), Error> {
+        let target = match &read.gaps {
+            Some(gaps) => target.spaced(gaps),
+            None => target,
+        };
+        self.read_at(read.file, read.offset, target, &mut done)
+            .map_err(|failed| self.error(read, failed))
+    }
+
+    /// Fills `target` with the bytes of file number `file` from `offset` on, and tells `done` of each part with the time that it took.
+    fn read_at(
+        &self,
+        file: usize,
+        offset: u64,
+        target: Target<'_>,
+        done: &mut dyn FnMut(&ReadDone),
+    ) -> Result<(), Failed> {
         let mut start = Instant::now();
         let mut timed = |source, bytes| {
             let now = Instant::now();
@@ -281,9 +309,7 @@ impl Files {
                 source,
             });
         };
-        self.reader(read)
-            .read_exact_at(read.offset, target, &mut timed)
-            .map_err(|failed| self.error(read, failed))
+        self.reader(file).read_exact_at(offset, target, &mut timed)
     }
 
     fn error(&self, read: &Read, failed: Failed) -> Error {
@@ -294,7 +320,7 @@ impl Files {
         Error::Read {
             path: self.checkpoint.files()[read.file].path.clone(),
             tensor,
-            range: read.offset + failed.done..read.offset + read.len,
+            range: read.offset + failed.done..read.offset + read.span(),
             source: failed.source,
         }
     }

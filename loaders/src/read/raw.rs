@@ -1,6 +1,7 @@
 //! The questions that readers ask the system about a file; tests put faults in their place.
 
 use std::fs::File;
+use std::io::IoSliceMut;
 use std::ops::Range;
 
 use rustix::io::{ReadWriteFlags, pread, preadv2};
@@ -12,7 +13,7 @@ pub(super) trait RawFile: Send + Sync {
     /// Fills some of `bytes` with what the file has from `offset` on.
     fn read(&self, bytes: &mut [u8], offset: u64) -> rustix::io::Result<usize>;
 
-    /// As [`read`](Self::read), into several pieces of memory.
+    /// As [`read`](Self::read), into several pieces of memory, up to the next gap; the target does not start with one.
     fn read_scattered(
         &self,
         target: &mut Target<'_>,
@@ -35,7 +36,10 @@ impl RawFile for File {
         offset: u64,
         flags: ReadWriteFlags,
     ) -> rustix::io::Result<usize> {
-        preadv2(self, &mut target.io_slices(), offset, flags)
+        match target.only() {
+            Some(piece) => preadv2(self, &mut [IoSliceMut::new(piece)], offset, flags),
+            None => preadv2(self, &mut target.io_slices(), offset, flags),
+        }
     }
 
     fn cached_pages(&self, range: &Range<u64>) -> Option<u64> {

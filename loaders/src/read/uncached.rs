@@ -51,10 +51,10 @@ impl<F: RawFile> Reader for Uncached<F> {
     ) -> Result<(), Failed> {
         let mut past_cache = 0;
         if let Some(direct) = self.direct() {
-            let (bytes, end) = direct.read(offset, &mut target, &self.staging);
-            past_cache = bytes;
-            if bytes > 0 {
-                done(Source::Direct, bytes);
+            let (progress, end) = direct.read(offset, &mut target, &self.staging);
+            past_cache = progress.done;
+            if progress.moved > 0 {
+                done(Source::Direct, progress.moved);
             }
             match end {
                 End::Error(errno) if direct::is_refusal(errno) => {
@@ -62,7 +62,7 @@ impl<F: RawFile> Reader for Uncached<F> {
                 }
                 // Reading through the page cache takes no memory for staging.
                 End::Error(Errno::NOMEM) => {}
-                end => return end.result(bytes),
+                end => return end.result(progress.done),
             }
         }
         let rest = buffered::read_exact(&self.buffered, offset + past_cache, target);
@@ -89,6 +89,19 @@ impl<F: RawFile> Auto<F> {
             waits,
         }
     }
+
+    /// Reads through the page cache, what is not there in one go with its gaps.
+    fn read_through(&self, offset: u64, target: Target<'_>) -> Result<u64, Failed> {
+        let file = &self.uncached.buffered;
+        let range = offset..offset + target.len() as u64;
+        if target.has_gaps()
+            && !self.residency.is_cached(file, &range)
+            && let Ok(mut buffer) = self.uncached.staging.try_get(direct::STAGING_BYTES)
+        {
+            return buffered::read_whole(file, offset, target, &mut buffer);
+        }
+        buffered::read_exact(file, offset, target)
+    }
 }
 
 impl<F: RawFile> Reader for Auto<F> {
@@ -102,10 +115,11 @@ impl<F: RawFile> Reader for Auto<F> {
         let end = offset + target.len() as u64;
         let mut at = offset;
         while at < end {
+            at += target.skip_gap() as u64;
             let failed = |failed: Failed| failed.after(at - offset);
             if self.uncached.direct().is_none() {
                 self.look_at(at..end);
-                let bytes = buffered::read_exact(file, at, target).map_err(failed)?;
+                let bytes = self.read_through(at, target).map_err(failed)?;
                 done(Source::Buffered, bytes);
                 return Ok(());
             }

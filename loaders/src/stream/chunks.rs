@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 
 use super::charge;
 use super::feed::{Consumer, Crew, Feed, Permit, Setting, Work};
-use crate::plan::{MAX_PARTS, Part, Read};
+use crate::plan::{MAX_PARTS, Plan};
 use crate::{Checkpoint, Error, Loader, Report, TensorInfo};
 
 /// Without a budget of its own, chunks are of so many bytes: a few of them stay in a CPU's cache.
@@ -88,22 +88,14 @@ impl Work for Piece {
             } => {
                 let info = &feed.checkpoint.tensors()[tensor];
                 let mut charged = feed.allocate_part(tensor, buffer_bytes, permit)?;
-                let read = Read {
-                    file: info.file,
-                    offset: info.offset + offset,
-                    len,
-                    parts: vec![Part {
-                        slot: 0,
-                        offset: 0,
-                        len,
-                    }],
-                };
+                let read_bytes = feed.files.policy().read_bytes;
+                let plan = Plan::part(info, offset..offset + len, read_bytes);
                 let slots = vec![charged.as_slot(len)];
-                if feed.fill(slice::from_ref(info), &[read], slots, crew)? {
+                if feed.fill(slice::from_ref(info), &plan, slots, crew)? {
                     if offset + len == info.bytes {
                         feed.loaded(tensor);
                     }
-                    let bytes = charged.into_bytes(len);
+                    let bytes = feed.filled(charged, len);
                     feed.deliver(Ok(chunk(tensor, offset, bytes)));
                 }
             }

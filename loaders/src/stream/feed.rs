@@ -23,7 +23,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use rayon::ThreadPool;
 
 use crate::memory::{Memory, SmallBuffer};
-use crate::plan::{Plan, Read};
+use crate::plan::Plan;
 use crate::read::{self, Files, Slot, Watch};
 use crate::report::Meter;
 use crate::{Checkpoint, Error, Loader, Report, TensorInfo};
@@ -169,16 +169,6 @@ impl Charged {
             ..slot
         }
     }
-
-    /// The first `len` bytes.
-    pub(super) fn into_bytes(self, len: u64) -> Bytes {
-        let bytes = Bytes::from_owner(self);
-        if bytes.len() as u64 == len {
-            bytes
-        } else {
-            bytes.slice(..len as usize)
-        }
-    }
 }
 
 impl<W: Work> Account for Feed<W> {
@@ -304,20 +294,20 @@ impl<W: Work> Feed<W> {
             .map(|(memory, info)| memory.as_slot(info.bytes))
             .filter(|slot| !slot.memory.is_empty())
             .collect();
-        if !self.fill(tensors, plan.reads(), slots, crew)? {
+        if !self.fill(tensors, &plan, slots, crew)? {
             return Ok(Vec::new());
         }
         let memory = memory.into_iter().zip(tensors);
         Ok(memory
-            .map(|(memory, info)| memory.into_bytes(info.bytes))
+            .map(|(memory, info)| self.filled(memory, info.bytes))
             .collect())
     }
 
-    /// Carries out `reads` of `tensors`; `false` if some may have been left out, since the feed is cancelled.
+    /// Carries out the plan of `tensors`; `false` if some may have been left out, since the feed is cancelled.
     pub(super) fn fill(
         &self,
         tensors: &[TensorInfo],
-        reads: &[Read],
+        plan: &Plan,
         slots: Vec<Slot<'_>>,
         crew: Crew,
     ) -> Result<bool, Error> {
@@ -326,13 +316,14 @@ impl<W: Work> Feed<W> {
             observer: &*self.loader.observer,
             cancelled: &self.cancelled,
         };
-        let bytes: u64 = reads.iter().map(|read| read.len).sum();
-        let is_quick = reads.len() < 2 || (bytes <= ALONE_BYTES && !self.files.is_waiting());
+        let bytes: u64 = tensors.iter().map(|info| info.bytes).sum();
+        let tasks = plan.reads().len() + plan.gathers().len();
+        let is_quick = tasks < 2 || (bytes <= ALONE_BYTES && !self.files.is_waiting());
         if crew == Crew::Consumer || is_quick {
-            read::fill_here(&self.files, reads, slots, &watch)?;
+            read::fill_here(&self.files, plan, tensors, slots, &watch)?;
         } else {
             let outer = WAITS.replace(true);
-            let filled = Error::catch(|| read::fill(&self.files, reads, slots, &watch));
+            let filled = Error::catch(|| read::fill(&self.files, plan, tensors, slots, &watch));
             WAITS.set(outer);
             filled?;
         }
@@ -342,6 +333,19 @@ impl<W: Work> Feed<W> {
         // A read beside a change brings whatever bytes it meets, zeros where a file is being cut off, and no error.
         self.files.check_unchanged_under(tensors)?;
         Ok(true)
+    }
+
+    /// The first `len` bytes of memory that is filled that far.
+    pub(super) fn filled(&self, mut charged: Charged, len: u64) -> Bytes {
+        if let Memory::Pooled(buffer) = &mut charged.memory {
+            self.loader.pin(buffer, &self.meter);
+        }
+        let bytes = Bytes::from_owner(charged);
+        if bytes.len() as u64 == len {
+            bytes
+        } else {
+            bytes.slice(..len as usize)
+        }
     }
 
     /// Tells that a tensor is there, whole.

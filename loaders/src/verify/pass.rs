@@ -17,7 +17,7 @@ use rayon::Scope;
 
 use super::digest::Digest;
 use super::lane::{Found, Lane};
-use crate::plan::{Part, Read};
+use crate::plan::Plan;
 use crate::read::{self, Files, Slot, Watch};
 use crate::report::Meter;
 use crate::{Checkpoint, Error, Loader};
@@ -198,16 +198,7 @@ impl Pass<'_> {
         let request = loader.request(self.setting.piece_bytes, true);
         let mut buffer = loader.lease(request, meter)?;
         let len = range.end - range.start;
-        let read = Read {
-            file,
-            offset: range.start,
-            len,
-            parts: vec![Part {
-                slot: 0,
-                offset: 0,
-                len,
-            }],
-        };
+        let plan = Plan::stretch(file, range);
         let slot = Slot {
             is_untouched: buffer.origin() != Origin::Recycled,
             memory: &mut buffer[..len as usize],
@@ -217,7 +208,7 @@ impl Pass<'_> {
             observer: &*loader.observer,
             cancelled: &AtomicBool::new(false),
         };
-        read::fill(files, &[read], vec![slot], &watch)?;
+        read::fill_here(files, &plan, &[], vec![slot], &watch)?;
         meter.loaded(len);
         Ok(Piece {
             buffer: Arc::new(buffer),

@@ -1,11 +1,15 @@
-//! What the tests share: files whose every byte is known, random checkpoints, and a watch against hangs.
+//! What the tests share: files whose every byte is known, of each format, random checkpoints, and a watch against hangs.
 
 #![allow(dead_code, unused_imports)] // each test file uses a part
 
 mod gguf;
+pub(crate) mod npy;
+pub(crate) mod pickle;
 mod random;
+pub(crate) mod torch;
 mod way;
 mod writer;
+pub(crate) mod zip;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

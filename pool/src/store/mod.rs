@@ -299,12 +299,12 @@ impl Store {
     fn map(&self, room: Claim, fit: &Fit, heat: Heat) -> Result<Box<Block>, GetError> {
         let start = Instant::now();
         let mapped = Memory::map(room.bytes, self.config.advised).and_then(|mut memory| {
-            if fit.populated || self.config.pinned_memory {
+            if fit.populated {
                 memory.populate()?;
             }
             Ok(memory)
         });
-        let mut memory = match mapped {
+        let memory = match mapped {
             Ok(memory) => memory,
             Err(source) => {
                 // The room is free again: the next in line may use it.
@@ -316,21 +316,21 @@ impl Store {
                 });
             }
         };
-        if self.config.pinned_memory
-            && let Err(error) = memory.lock()
-        {
-            add(&self.tally.pin_failures, 1);
-            *self.last_pin_error.lock() = Some(error.to_string());
+        let mut block = Block::new(memory, room, Origin::Recycled, heat);
+        if fit.populated {
+            block.pin();
         }
         let time = start.elapsed();
-        add(&self.tally.fresh_bytes, room.bytes as u64);
+        block.origin = Origin::Fresh { time };
+        add(&self.tally.fresh_bytes, block.capacity() as u64);
         add(&self.tally.fresh_nanos, nanos(time));
-        Ok(Box::new(Block::new(
-            memory,
-            room,
-            Origin::Fresh { time },
-            heat,
-        )))
+        Ok(Box::new(block))
+    }
+
+    /// Counts memory that could not be locked.
+    pub(crate) fn pin_failed(&self, error: &region::Error) {
+        add(&self.tally.pin_failures, 1);
+        *self.last_pin_error.lock() = Some(error.to_string());
     }
 
     /// A block that nobody asked for.
