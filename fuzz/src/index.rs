@@ -7,7 +7,7 @@ use ckload_loaders::Checkpoint;
 use tempfile::TempDir;
 
 use crate::checks::{LOADER, check_error};
-use crate::memory::limited;
+use crate::memory::{LITTLE, limited};
 use crate::places::{check_places, in_place};
 
 const INDEX: &str = "model.safetensors.index.json";
@@ -45,7 +45,7 @@ pub fn index(content: &[u8]) {
     let folder = FOLDER.path().join("model");
     let path = folder.join(INDEX);
     fs::write(&path, content).expect("there is memory");
-    match limited(|| Checkpoint::open(&path)) {
+    match limited(LITTLE, || Checkpoint::open(&path)) {
         Ok(checkpoint) => {
             for file in checkpoint.files() {
                 let path = fs::canonicalize(&file.path).expect("it was opened");

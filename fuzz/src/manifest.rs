@@ -6,7 +6,7 @@ use ckload_loaders::{Checkpoint, Manifest, Verification, VerifyOptions};
 
 use crate::checks::{LOADER, check_error};
 use crate::file::MemoryFile;
-use crate::memory::limited;
+use crate::memory::{LITTLE, limited};
 
 /// One tensor of four bytes, `t`.
 const CHECKPOINT: &[u8] =
@@ -23,7 +23,7 @@ static VERIFIED: LazyLock<Verification> = LazyLock::new(|| {
 pub fn manifest(content: &[u8]) {
     let verified = &*VERIFIED;
     let file = MemoryFile::new(content, 0);
-    match limited(|| Manifest::read(file.path())) {
+    match limited(LITTLE, || Manifest::read(file.path())) {
         Ok(manifest) => {
             for mismatch in manifest.mismatches(verified) {
                 assert!(!mismatch.to_string().is_empty());

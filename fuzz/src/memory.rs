@@ -4,17 +4,18 @@ use std::alloc::System;
 
 use cap::Cap;
 
-/// What opening a file of a few kilobytes may take, in bytes: far more than any does, far less than a header may claim.
-///
-/// It is this much because a deflated pickle may be a hundred times as large inflated, and its values ten times as large again.
-const MOST_BYTES: usize = 64 << 20;
+/// What opening a file of a few kilobytes may take, in bytes: less than its header may claim.
+pub(crate) const LITTLE: usize = 16 << 20;
+
+/// The same of a file with a pickle. That may be deflated to a hundredth, and name what it holds on a million paths.
+pub(crate) const FOR_A_PICKLE: usize = 256 << 20;
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 
-/// Runs `work`; an allocation that exceeds the limit ends the process.
-pub(crate) fn limited<T>(work: impl FnOnce() -> T) -> T {
-    let limit = ALLOCATOR.allocated() + MOST_BYTES;
+/// Runs `work`, which may take `bytes`; an allocation beyond that ends the process.
+pub(crate) fn limited<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let limit = ALLOCATOR.allocated() + bytes;
     ALLOCATOR
         .set_limit(limit)
         .expect("it is above what is taken");

@@ -1,6 +1,6 @@
 //! What must hold of every plan: each byte of each tensor comes once, from where the file has it, to where the tensor lies.
 
-use ckload_loaders::{Arrangement, Checkpoint, Plan, TensorInfo};
+use ckload_loaders::{Arrangement, Checkpoint, Plan, Read, TensorInfo};
 
 /// Bytes of a slot that are filled from the bytes of a file from `at` on; of what is gathered nothing says from where.
 #[derive(Debug)]
@@ -11,7 +11,8 @@ struct Stretch {
     from: Option<(usize, u64)>,
 }
 
-/// Checks the plan of `checkpoint`. `source` tells for a byte of a tensor in place where its file has it, and how many bytes follow there.
+/// Checks the plan of `checkpoint`. `source` tells for a byte of a tensor that is not gathered where its file has it, and
+/// how many bytes follow there.
 pub(crate) fn check_places(
     checkpoint: &Checkpoint,
     plan: &Plan,
@@ -62,20 +63,44 @@ pub(crate) fn in_place(info: &TensorInfo, at: u64) -> (u64, u64) {
 
 /// All that is filled, in the order of the slots.
 fn stretches(plan: &Plan) -> Vec<Stretch> {
+    let mut stretches: Vec<Stretch> = plan.reads().iter().flat_map(of_read).collect();
+    stretches.extend(plan.gathers().iter().map(|gather| Stretch {
+        slot: gather.slot,
+        start: gather.offset,
+        len: gather.len,
+        from: None,
+    }));
+    stretches.sort_unstable_by_key(|stretch| (stretch.slot, stretch.start));
+    stretches
+}
+
+/// What one read fills: a stretch for each run of each part.
+fn of_read(read: &Read) -> Vec<Stretch> {
     let mut stretches = Vec::new();
-    for read in plan.reads() {
-        let mut at = read.offset;
-        for part in &read.parts {
+    let mut at = read.offset;
+    let mut until_gap = read.gaps.map_or(u64::MAX, |gaps| gaps.first);
+    for part in &read.parts {
+        let mut done = 0;
+        while done < part.len {
+            if until_gap == 0 {
+                let gaps = read.gaps.expect("a read without gaps has none to come to");
+                at += gaps.gap;
+                until_gap = gaps.run;
+            }
+            let len = until_gap.min(part.len - done);
             stretches.push(Stretch {
                 slot: part.slot,
-                start: part.offset,
-                len: part.len,
+                start: part.offset + done,
+                len,
                 from: Some((read.file, at)),
             });
-            at += part.len;
+            at += len;
+            done += len;
+            until_gap -= len;
         }
-        assert_eq!(at, read.offset + read.len, "{read:?}");
     }
-    stretches.sort_unstable_by_key(|stretch| (stretch.slot, stretch.start));
+    assert_eq!(at, read.offset + read.span(), "{read:?}");
+    let bytes: u64 = read.parts.iter().map(|part| part.len).sum();
+    assert_eq!(bytes, read.len, "{read:?}");
     stretches
 }

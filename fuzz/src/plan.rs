@@ -9,6 +9,7 @@ use ckload_pool::BufferPool;
 use crate::checks::{LOADER, check_loads};
 use crate::file::MemoryFile;
 use crate::places::{check_places, in_place};
+use crate::slices::check_slices;
 
 /// A plan has about so many reads at most.
 const MOST_READS: u64 = 1000;
@@ -18,6 +19,9 @@ const MOST_CONTENT_BYTES: u64 = 64 << 10;
 
 /// Files are no larger, in bytes; more than any that there are, and little enough to be counted by the system.
 const MOST_BYTES: u64 = 1 << 46;
+
+/// Tensors are divided between so many ranks at most.
+const MOST_RANKS: u8 = 8;
 
 /// GGUF's alignment if a file says nothing.
 const ALIGNMENT: u64 = 32;
@@ -49,6 +53,9 @@ pub struct Planned {
     tensors: Vec<Described>,
     read_bytes: u32,
     is_frugal: bool,
+    /// How tensors are divided, those that can be.
+    dim: u8,
+    world_size: u8,
 }
 
 /// The format of the file that has the tensors.
@@ -192,7 +199,17 @@ pub fn plan(planned: &Planned) {
     let read_bytes = u64::from(planned.read_bytes).max(len / MOST_READS);
     let loader = loader.clone().read_size(ByteSize::b(read_bytes));
     check_places(&checkpoint, &loader.plan(&checkpoint), in_place);
-    if has_content {
-        check_loads(&checkpoint, &loader, &content);
-    }
+    let model = if has_content {
+        check_loads(&checkpoint, &loader, &content)
+    } else {
+        None
+    };
+    let (dim, world_size) = (planned.dim % 3, 1 + planned.world_size % MOST_RANKS);
+    check_slices(
+        &checkpoint,
+        &loader,
+        model.as_ref(),
+        dim.into(),
+        world_size.into(),
+    );
 }
