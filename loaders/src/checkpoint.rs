@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::format::gguf::{Part, check_parts};
 use crate::format::{self, Format, Header};
+use crate::plan::STEP;
 use crate::read::is_remote;
 use crate::source::{self, Source};
 use crate::stored::{Arrangement, ByteOrder, Stored};
@@ -76,6 +77,16 @@ impl TensorInfo {
             offset,
             byte_order: ByteOrder::Little,
             stored: Stored::InPlace,
+        }
+    }
+
+    /// How far from a page's start the tensor is to lie in memory so that its file's blocks can be read into place: as far as in the
+    /// file, if its dtype may lie there; else 0.
+    pub(crate) fn step(&self) -> u64 {
+        let agrees = self.offset.is_multiple_of(self.dtype.alignment());
+        match self.stored {
+            Stored::InPlace if agrees => self.offset % STEP,
+            _ => 0,
         }
     }
 

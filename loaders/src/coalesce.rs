@@ -14,7 +14,7 @@
 use std::ops::Range;
 
 use crate::TensorInfo;
-use crate::plan::{Gaps, Gather, MAX_PARTS, Part, Place, Read};
+use crate::plan::{Gaps, Gather, MAX_PARTS, Part, Place, Read, STEP};
 use crate::stored::Stored;
 
 /// Runs that follow one another at no more than this distance, in bytes, are copied out of what is read whole.
@@ -28,6 +28,16 @@ const LONG: u64 = 256 << 10;
 
 /// The most runs of one read: each takes some memory while it is carried out.
 const MAX_RUNS: u64 = 4096;
+
+/// Where a read from `offset` on ends at the latest.
+///
+/// Between two reads of one tensor lies a multiple of every disk's blocks: each block is read once, and none of the two has to read a part
+/// of one by itself, which takes as long as all the rest while the disk is busy.
+fn end_of(offset: u64, read_bytes: u64) -> u64 {
+    let end = offset.saturating_add(read_bytes);
+    let whole = end / STEP * STEP;
+    if whole > offset { whole } else { end }
+}
 
 /// The reads of some tensors, as they are being put together.
 pub(crate) struct Reads {
@@ -85,7 +95,7 @@ impl Reads {
             let joins = self.reads.last().is_some_and(|read| {
                 read.file == file
                     && read.offset + read.len == at
-                    && read.len < self.read_bytes
+                    && at < end_of(read.offset, self.read_bytes)
                     && read.parts.len() < MAX_PARTS
                     && read.gaps.is_none()
                     && !follows_gather
@@ -99,11 +109,12 @@ impl Reads {
                     gaps: None,
                 });
             }
+            let read_bytes = self.read_bytes;
             let read = self
                 .reads
                 .last_mut()
                 .expect("one was pushed if there was none");
-            let len = (bytes - done).min(self.read_bytes - read.len);
+            let len = (bytes - done).min(end_of(read.offset, read_bytes) - at);
             read.len += len;
             let offset = place.offset + done;
             match read.parts.last_mut() {

@@ -103,6 +103,8 @@ impl Loader {
     }
 
     /// Reads with this many threads, at least one, whatever is read. Default: as [`Loader::policy`] says.
+    ///
+    /// A thread that waits for a [`Stream`] or for [`Chunks`] reads in place of one of them, as long as the page cache has what is read.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads.max(1));
@@ -147,7 +149,11 @@ impl Loader {
 
     /// Lets a stream hold this much at once: what is being read and what the consumer has not dropped yet, in whole pages.
     ///
-    /// More than the pool may hold counts as what the pool may hold. Default: [`Loader::default_budget`].
+    /// Up to an eighth of it may be memory that no tensor needs, but that makes reading quicker: a page more, so that a tensor lies in step
+    /// with its file, or the rest of a buffer that tensors of several sizes share. Of a budget for all tensors that is what they leave.
+    ///
+    /// Where not all tensors fit, those of up to 16 MiB may be given larger buffers than they need, so that they share them: an eighth of the
+    /// budget at most goes into that. More than the pool may hold counts as what the pool may hold. Default: [`Loader::default_budget`].
     #[must_use]
     pub fn budget(mut self, budget: ByteSize) -> Self {
         self.budget = Some(budget);
@@ -611,7 +617,7 @@ impl Loader {
     }
 
     /// Refuses a stream whose largest tensor fits its budget or the pool not even alone.
-    fn check_budget(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
+    pub(crate) fn check_budget(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
         let tensors = checkpoint.tensors().iter();
         let Some(largest) = tensors.max_by_key(|info| self.charge(info.bytes)) else {
             return Ok(());

@@ -6,8 +6,9 @@ use crate::{Report, TensorInfo};
 
 /// Is told what a load does, as it does it; every method has a default that does nothing.
 ///
-/// The calls come from the loader's threads, several at once, and the load waits for each: keep them short. A panic in one ends
-/// the load with [`Error::WorkerPanicked`](crate::Error::WorkerPanicked).
+/// The calls come from the loader's threads, from the one that loads, and from those that wait for a stream, several at once, and the load
+/// waits for each: keep them short, and take nothing from the same stream in them. A panic in one ends the load with
+/// [`Error::WorkerPanicked`](crate::Error::WorkerPanicked).
 pub trait Observer: Send + Sync {
     /// The load is planned and starts.
     fn planned(&self, _event: &Planned) {}

@@ -221,7 +221,7 @@ impl Plan {
             slot: 0,
             offset: 0,
         };
-        let mut all = Reads::new(read_bytes.max(len));
+        let mut all = Reads::new(read_bytes.max(len + STEP));
         all.add(info, range, place);
         Self {
             slots: vec![len],
@@ -462,6 +462,20 @@ mod tests {
         assert_eq!(plan.slots, [74, 1000]);
         assert_eq!(plan.reads.len(), 11);
         assert!(plan.reads.iter().all(|read| read.len <= 100));
+    }
+
+    #[test]
+    fn large_tensors_are_cut_between_blocks() {
+        let tensors = neighbours(14_291, &[(Dtype::U8, 100_000), (Dtype::U8, 50_000)]);
+        let plan = Plan::packed(&tensors, slots_of(1 << 20), 40_000);
+        let starts: Vec<u64> = plan.reads.iter().map(|read| read.offset).collect();
+        assert_eq!(starts, [14_291, 53_248, 90_112, 126_976, 163_840]);
+        let all = 14_291..164_291;
+        for part in [all.clone(), 14_291..20_000] {
+            let len = part.end - part.start;
+            let info = &neighbours(part.start, &[(Dtype::U8, len)])[0];
+            assert_eq!(Plan::part(info, 0..len, 1).reads.len(), 1);
+        }
     }
 
     #[test]

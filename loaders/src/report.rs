@@ -39,7 +39,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// This report with what another one read and hashed meanwhile.
+    /// This report, of all the time, with what another one did of it.
     pub(crate) fn and(mut self, other: &Self) -> Self {
         self.bytes += other.bytes;
         self.bytes_per_second = self.bytes as f64 / self.seconds.max(f64::MIN_POSITIVE);
@@ -51,6 +51,14 @@ impl Report {
         self.io.direct_bytes += other.io.direct_bytes;
         self.io.mmap_bytes += other.io.mmap_bytes;
         self.io.reads += other.io.reads;
+        self.io.threads = self.io.threads.max(other.io.threads);
+        self.allocation.fresh += other.allocation.fresh;
+        self.allocation.reused += other.allocation.reused;
+        self.allocation.fresh_bytes += other.allocation.fresh_bytes;
+        self.allocation.reused_bytes += other.allocation.reused_bytes;
+        self.allocation.fresh_seconds += other.allocation.fresh_seconds;
+        self.allocation.reuse_seconds += other.allocation.reuse_seconds;
+        self.peak_pool_bytes = self.peak_pool_bytes.max(other.peak_pool_bytes);
         self
     }
 }

@@ -16,7 +16,8 @@ pub struct Tensor {
     checkpoint: Checkpoint,
     index: usize,
     bytes: Bytes,
-    sha256: Option<Digest>,
+    /// Boxed: a model can have a hundred thousand tensors.
+    sha256: Option<Box<Digest>>,
 }
 
 impl Tensor {
@@ -33,7 +34,7 @@ impl Tensor {
 
     /// The same tensor, with the digest of its bytes.
     pub(crate) fn hashed(self) -> Self {
-        let sha256 = Some(Digest::of(&self.bytes));
+        let sha256 = Some(Box::new(Digest::of(&self.bytes)));
         Self { sha256, ..self }
     }
 
@@ -84,7 +85,7 @@ impl Tensor {
     /// The SHA-256 of its bytes as they were loaded; `None` unless the loader was asked for [`digests`](crate::Loader::digests).
     #[must_use]
     pub fn sha256(&self) -> Option<&Digest> {
-        self.sha256.as_ref()
+        self.sha256.as_deref()
     }
 
     /// Its elements, without a copy.

@@ -459,11 +459,13 @@ fn a_model_dropped_on_another_thread_is_reused_too() {
 #[test]
 fn a_second_stream_reuses_what_the_first_one_took() {
     let sample = Sample::uniform(30, MIB);
-    let pool = capped(4 * MIB);
-    let loader = Loader::new().pool(&pool).budget(ByteSize::mib(4));
+    // A tensor begins in its buffer as far from a page's start as in its file.
+    let budget = 4 * (MIB + 4096);
+    let pool = capped(budget);
+    let loader = Loader::new().pool(&pool).budget(ByteSize::b(budget as u64));
     let mut first = stream(&loader, &sample.open());
     // A slow reader might get by with fewer buffers than the budget allows.
-    await_leased(&pool, 4 * MIB);
+    await_leased(&pool, budget);
     consume(&sample, &mut first);
     await_all_returned(&pool);
     let mut second = stream(&loader, &sample.open());

@@ -2,12 +2,13 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::ops::Bound;
 
 use ckload_loaders::{ByteSize, Checkpoint, Dtype, Error, Io, Loader, Select, Shard, TensorInfo};
 use ckload_pool::BufferPool;
-use common::{Content, KIB, MIB, Sample, bits, failure, random};
+use common::{Content, Gguf, KIB, MIB, Sample, bits, by_name, failure, octets, random, write};
 use safetensors::SafeTensors;
 use safetensors::slice::TensorIndexer;
 
@@ -314,6 +315,57 @@ fn parts_that_are_not_equal_are_refused() {
     assert!(message.contains("F6_E3M2 has 4 elements"), "{message}");
     let message = refused("packed", Shard::new(1, 0, 16));
     assert!(message.contains("F4 has 2 elements"), "{message}");
+}
+
+/// The blocks of GGUF lie along the last dimension, with padding between tensors.
+#[test]
+fn parts_of_quantised_tensors_are_whole_blocks() {
+    let quantised = |name: &str, dtype: Dtype, shape: &[u64]| {
+        let block = dtype.block();
+        let elements: u64 = shape.iter().product();
+        let len = elements / block.elements * block.bytes;
+        Content {
+            dtype,
+            shape: shape.to_vec(),
+            ..octets(name, len as usize)
+        }
+    };
+    let tensors = vec![
+        quantised("Q4_0", Dtype::Q4_0, &[24, 24 * 32]),
+        quantised("Q4_K", Dtype::Q4_K, &[24, 24 * 256]),
+        quantised("MXFP4", Dtype::MXFP4, &[48, 24 * 32]),
+        quantised("Q6_K", Dtype::Q6_K, &[24, 3, 24 * 256]),
+        quantised("norm", Dtype::F32, &[24]),
+    ];
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("model.gguf");
+    write(&path, &Gguf::of(&tensors).to_bytes());
+    let sample = Sample {
+        folder,
+        path,
+        tensors: by_name(tensors),
+        metadata: BTreeMap::new(),
+    };
+    for dim in 0..3 {
+        for world_size in WORLD_SIZES {
+            for way in 0..WAYS.len() {
+                check(&sample, &Loader::new(), way, dim, world_size);
+            }
+        }
+    }
+    for (name, dim, world_size, elements) in [
+        ("Q4_0", 1, 48, 32),
+        ("Q4_K", 1, 256, 256),
+        ("MXFP4", 1, 3 * 32, 32),
+        ("Q6_K", 2, 48, 256),
+    ] {
+        let shard = Shard::new(dim, 1, world_size);
+        let select = Select::all().shard(name, shard).expect("a rule");
+        let error = failure(sample.open().select(&select));
+        assert_eq!(error.kind(), "shard", "{error}");
+        let says = format!("a part would end within a block: {name} has {elements} elements");
+        assert!(error.to_string().contains(&says), "{error}");
+    }
 }
 
 #[test]

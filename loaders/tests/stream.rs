@@ -169,8 +169,9 @@ fn who_holds_too_much_is_told_which_tensors() {
     watched(|| {
         let sample = Sample::uniform(12, MIB);
         let checkpoint = sample.open();
+        // A page more for each, so that it lies in step with its file.
         let loader = Loader::new()
-            .budget(ByteSize::mib(8))
+            .budget(ByteSize::b(8 * (MIB as u64 + 4096)))
             .patience(Duration::from_millis(50));
         let mut kept = Vec::new();
         let mut stream = loader.stream(&checkpoint).expect("it begins");
@@ -195,6 +196,57 @@ fn who_holds_too_much_is_told_which_tensors() {
             "{text}"
         );
         assert!(stream.next().is_none());
+    });
+}
+
+#[test]
+fn a_budget_for_all_tensors_lets_a_consumer_keep_all() {
+    watched(|| {
+        // Smaller ones could share the buffers of the large one, but then the last has no room.
+        let mut tensors = vec![octets("large", MIB)];
+        tensors.extend((0..24).map(|number| octets(&format!("t{number:02}"), 960 * KIB)));
+        let sample = Sample::of(tensors);
+        let checkpoint = sample.open();
+        let all = (MIB + 24 * 960 * KIB) as u64;
+        for budget in [all, all + 100_000, all * 9 / 8] {
+            for threads in [1, 4] {
+                let loader = Loader::new()
+                    .budget(ByteSize::b(budget))
+                    .threads(threads)
+                    .patience(Duration::from_millis(200));
+                let stream = loader.stream(&checkpoint).expect("it begins");
+                let kept: Result<Vec<_>, _> = stream.collect();
+                sample.check_all(&kept.expect("all of it fits the budget"));
+            }
+        }
+    });
+}
+
+#[test]
+fn consumers_who_hold_too_much_together_are_told_once() {
+    watched(|| {
+        let sample = Sample::uniform(30, 100 * KIB);
+        let checkpoint = sample.open();
+        for _ in 0..300 {
+            let loader = Loader::new()
+                .budget(ByteSize::kib(6 * 104))
+                .patience(Duration::from_millis(2));
+            let stream = loader.stream(&checkpoint).expect("it begins");
+            let (failures, kept) = (Mutex::new(0), Mutex::new(Vec::new()));
+            thread::scope(|scope| {
+                for _ in 0..16 {
+                    scope.spawn(|| {
+                        while let Some(tensor) = stream.receive() {
+                            match tensor {
+                                Ok(tensor) => kept.lock().push(tensor),
+                                Err(_) => *failures.lock() += 1,
+                            }
+                        }
+                    });
+                }
+            });
+            assert_eq!((failures.into_inner(), kept.into_inner().len()), (1, 6));
+        }
     });
 }
 

@@ -22,7 +22,8 @@ const PAGE: u64 = 4096;
 /// The tensors of a checkpoint in pieces, whatever their size, holding no more than a budget; see [`Loader::chunks`].
 ///
 /// Chunks come in the order in which they arrive; every byte of every tensor comes once, and a tensor without bytes is one empty
-/// chunk. An error ends the stream, and dropping it ends the load. Several threads may take chunks, each through a reference.
+/// chunk. An error ends the stream, and dropping it ends the load. Several threads may take chunks, each through a reference; those
+/// that wait read meanwhile, as those of a [`Stream`](crate::Stream) do.
 #[derive(Debug)]
 pub struct Chunks {
     consumer: Consumer<Piece>,

@@ -15,10 +15,11 @@ use std::mem;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use bytesize::ByteSize;
+use ckload_pool::PooledBuffer;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rayon::ThreadPool;
 
@@ -37,6 +38,9 @@ const ALONE_BYTES: u64 = 16 << 20;
 /// Tensors up to this many bytes share buffers of one size, so that a tensor finds memory that another, of another size, has
 /// just left in the CPU's cache.
 const SHARED_BYTES: u64 = 16 << 20;
+
+/// A consumer looks no more often than this whether it waits in vain, however little patience it has.
+const LEAST_WAIT: Duration = Duration::from_millis(1);
 
 /// A piece of work: it reads some tensors, or a part of one, and delivers them.
 pub(super) trait Work: Send + Sync + Sized + 'static {
@@ -68,6 +72,8 @@ pub(super) struct Feed<W: Work> {
     budget: ByteSize,
     /// The capacity that tensors up to [`SHARED_BYTES`] share.
     shared_capacity: u64,
+    /// The most of the budget, in bytes, that is lent in excess: an eighth, but nothing that all tensors together need.
+    most_excess: u64,
     pub(super) meter: Meter,
     state: Mutex<State<W>>,
     /// Something has arrived, or nothing will any more.
@@ -130,13 +136,15 @@ impl Drop for Permit {
 }
 
 impl Permit {
-    /// Cuts off `bytes` of it.
+    /// Cuts off `bytes` of it; what is in excess first.
     fn split(&mut self, bytes: u64) -> Self {
+        let excess = self.excess.min(bytes);
         self.bytes -= bytes;
+        self.excess -= excess;
         Self {
             account: Weak::clone(&self.account),
             bytes,
-            excess: 0,
+            excess,
             tensor: None,
         }
     }
@@ -151,6 +159,8 @@ impl Permit {
 /// Memory with its part of the budget. The memory goes first.
 pub(super) struct Charged {
     memory: Memory,
+    /// Where the tensor's bytes begin: as far from a page's start as in the file, if it may lie so. Then the disk brings them into place.
+    start: usize,
     _permit: Permit,
 }
 
@@ -161,11 +171,11 @@ impl AsRef<[u8]> for Charged {
 }
 
 impl Charged {
-    /// The first `len` bytes, to be filled.
+    /// The `len` bytes that are to be filled.
     pub(super) fn as_slot(&mut self, len: u64) -> Slot<'_> {
         let slot = self.memory.as_slot();
         Slot {
-            memory: &mut slot.memory[..len as usize],
+            memory: &mut slot.memory[self.start..self.start + len as usize],
             ..slot
         }
     }
@@ -285,7 +295,7 @@ impl<W: Work> Feed<W> {
         let tensors = &self.checkpoint.tensors()[range.clone()];
         let mut memory = Vec::with_capacity(tensors.len());
         for (number, info) in range.zip(tensors) {
-            memory.push(self.allocate(number, info.bytes, &mut permit)?);
+            memory.push(self.allocate(number, info, &mut permit)?);
         }
         let plan = Plan::separate(tensors, self.files.policy().read_bytes);
         let slots = memory
@@ -335,16 +345,17 @@ impl<W: Work> Feed<W> {
         Ok(true)
     }
 
-    /// The first `len` bytes of memory that is filled that far.
+    /// The `len` bytes of memory that is filled.
     pub(super) fn filled(&self, mut charged: Charged, len: u64) -> Bytes {
         if let Memory::Pooled(buffer) = &mut charged.memory {
             self.loader.pin(buffer, &self.meter);
         }
+        let start = charged.start;
         let bytes = Bytes::from_owner(charged);
         if bytes.len() as u64 == len {
             bytes
         } else {
-            bytes.slice(..len as usize)
+            bytes.slice(start..start + len as usize)
         }
     }
 
@@ -359,24 +370,47 @@ impl<W: Work> Feed<W> {
     fn allocate(
         self: &Arc<Self>,
         tensor: usize,
-        bytes: u64,
+        info: &TensorInfo,
         permit: &mut Permit,
     ) -> Result<Charged, Error> {
-        let mut permit = permit.split(self.loader.charge(bytes));
-        let small = self.loader.is_small(bytes).then(|| self.small(bytes));
-        let memory = if let Some(buffer) = small.flatten() {
-            Memory::Small(buffer)
-        } else {
-            let shared = self.shared_capacity.checked_sub(permit.bytes);
-            let request = if let Some(more) = shared.and_then(|bytes| self.reserve_excess(bytes)) {
-                permit.merge(more);
-                self.loader.request(self.shared_capacity, true)
-            } else {
-                self.loader.request(bytes, true)
-            };
-            Memory::Pooled(self.loader.lease(request, &self.meter)?)
+        let mut permit = permit.split(self.loader.charge(info.bytes));
+        let is_small = self.loader.is_small(info.bytes);
+        if let Some(buffer) = is_small.then(|| self.small(info.bytes)).flatten() {
+            return Ok(self.charged(tensor, Memory::Small(buffer), 0, permit));
+        }
+        let (buffer, start) = self.lease(info, &mut permit)?;
+        Ok(self.charged(tensor, Memory::Pooled(buffer), start, permit))
+    }
+
+    /// A buffer for a tensor, and where in it the tensor begins; adds to `permit` what is in excess of it, if the budget has room for that:
+    /// for a capacity that others share, for a recycled buffer an eighth larger than needed, for a beginning in step with the file.
+    fn lease(
+        self: &Arc<Self>,
+        info: &TensorInfo,
+        permit: &mut Permit,
+    ) -> Result<(PooledBuffer, u64), Error> {
+        let start = info.step();
+        let len = info.bytes + start;
+        let own = self.loader.capacity_for(len);
+        let ways = [
+            (self.shared_capacity, self.shared_capacity, true, start),
+            (own + len / 8, len, false, start),
+            (own, len, true, start),
+        ];
+        let affordable = ways.into_iter().find_map(|(most, len, exact, start)| {
+            let excess = most.checked_sub(own).and(most.checked_sub(permit.bytes))?;
+            Some((self.reserve_excess(excess)?, len, exact, start))
+        });
+        let Some((mut excess, len, exact, start)) = affordable else {
+            let request = self.loader.request(info.bytes, true);
+            return Ok((self.loader.lease(request, &self.meter)?, 0));
         };
-        Ok(self.charged(tensor, memory, permit))
+        let buffer = self
+            .loader
+            .lease(self.loader.request(len, exact), &self.meter)?;
+        let more = (buffer.capacity() as u64).saturating_sub(permit.bytes);
+        permit.merge(excess.split(more.min(excess.bytes)));
+        Ok((buffer, start))
     }
 
     /// Memory of the allocator; if that has none, the pool can say why, or has some.
@@ -398,23 +432,24 @@ impl<W: Work> Feed<W> {
     ) -> Result<Charged, Error> {
         let request = self.loader.request(bytes, true);
         let buffer = self.loader.lease(request, &self.meter)?;
-        Ok(self.charged(tensor, Memory::Pooled(buffer), permit))
+        Ok(self.charged(tensor, Memory::Pooled(buffer), 0, permit))
     }
 
-    fn charged(&self, tensor: usize, memory: Memory, mut permit: Permit) -> Charged {
+    fn charged(&self, tensor: usize, memory: Memory, start: u64, mut permit: Permit) -> Charged {
         permit.tensor = Some(tensor);
         self.holds[tensor].fetch_add(1, Relaxed);
         Charged {
             memory,
+            start: start as usize,
             _permit: permit,
         }
     }
 
-    /// A part of the budget for memory that is not needed, if there is as much; at most an eighth of the budget altogether.
+    /// A part of the budget for memory that is not needed, if there is as much.
     fn reserve_excess(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
         let mut state = self.state.lock();
         let excess = state.excess + bytes;
-        if bytes > state.available || excess > self.budget.as_u64() / 8 {
+        if bytes > state.available || excess > self.most_excess {
             return None;
         }
         state.available -= bytes;
@@ -493,6 +528,14 @@ impl<W: Work> State<W> {
             .front()
             .is_some_and(|work| work.charge() <= self.available)
     }
+
+    /// Notes what a consumer is about to get: one tensor less is missing, or nobody gets anything after this error.
+    fn note(&mut self, arrival: &Result<W::Item, Error>) {
+        match arrival {
+            Ok(_) => self.missing -= 1,
+            Err(_) => self.is_closed = true,
+        }
+    }
 }
 
 /// The consumers' end of a feed; any number of threads may take from it.
@@ -506,9 +549,14 @@ impl<W: Work> Consumer<W> {
         let meter = Meter::start(setting.checkpoint.open_time());
         let loader = setting.loader;
         let tensors = setting.checkpoint.tensors();
-        let shared = tensors.iter().map(|info| info.bytes);
-        let shared = shared.filter(|&bytes| bytes <= SHARED_BYTES && !loader.is_small(bytes));
-        let shared_capacity = shared.max().map_or(0, |bytes| loader.capacity_for(bytes));
+        let shared = tensors.iter().filter(|info| !loader.is_small(info.bytes));
+        let shared = shared.map(|info| info.bytes + info.step());
+        let shared = shared.filter(|&len| len <= SHARED_BYTES).max();
+        let shared_capacity = shared.map_or(0, |len| loader.capacity_for(len));
+        let budget = setting.budget.as_u64();
+        let needed = work.iter().map(W::charge).fold(0, u64::saturating_add);
+        // Who keeps what fits the budget without excess is not to be told that it does not.
+        let spare = budget.checked_sub(needed).unwrap_or(budget);
         let feed = Arc::new(Feed {
             loader: loader.clone(),
             workers: setting.workers,
@@ -516,10 +564,11 @@ impl<W: Work> Consumer<W> {
             files: setting.files,
             budget: setting.budget,
             shared_capacity,
+            most_excess: spare.min(budget / 8),
             meter,
             state: Mutex::new(State {
                 work,
-                available: setting.budget.as_u64(),
+                available: budget,
                 excess: 0,
                 jobs: 0,
                 arrivals: VecDeque::new(),
@@ -574,12 +623,12 @@ impl<W: Work> Consumer<W> {
         let feed = &self.feed;
         let mut since = None;
         loop {
-            if let Some(arrival) = state.arrivals.pop_front() {
-                state.missing -= usize::from(arrival.is_ok());
-                return Some(arrival);
-            }
             if state.is_closed {
                 return None;
+            }
+            if let Some(arrival) = state.arrivals.pop_front() {
+                state.note(&arrival);
+                return Some(arrival);
             }
             if let Some((work, permit)) = feed.take_work_of_consumer(&mut state) {
                 drop(state);
@@ -589,10 +638,14 @@ impl<W: Work> Consumer<W> {
                 continue;
             }
             let begin = *since.get_or_insert_with(Instant::now);
-            let patience = feed.loader.patience;
-            if feed.arrived.wait_for(&mut state, patience).timed_out() {
+            let patience = feed.loader.patience.max(LEAST_WAIT);
+            if feed.arrived.wait_for(&mut state, patience).timed_out() && !state.is_closed {
                 match feed.held(&state, begin) {
-                    Some(error) => return Some(Err(error)),
+                    Some(error) => {
+                        let failed = Err(error);
+                        state.note(&failed);
+                        return Some(failed);
+                    }
                     None => since = None, // a read takes its time
                 }
             }

@@ -24,7 +24,8 @@ const BATCH_BYTES: u64 = 4 << 20;
 /// They come in the order in which they arrive, or in that of the file if [`in_order`](Self::in_order) was asked for. An error ends
 /// the stream. Dropping it ends the load: reads that have begun are finished, no others begin.
 ///
-/// Several threads may take tensors from one stream, each through a reference: every tensor goes to one of them.
+/// Several threads may take tensors from one stream, each through a reference: every tensor goes to one of them. For whom nothing has arrived
+/// reads meanwhile, as long as the page cache has what is read: what it reads is still in its core's cache when it gets it.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), ckload_loaders::Error> {

@@ -152,16 +152,16 @@ impl Loader {
     ///
     /// Files are read as loads read them, in pieces of [`read_size`](Self::read_size) through memory of the pool, as many as the
     /// [`budget`](Self::budget) admits; by default two more than threads that wait for a disk. One thread hashes a file and one the tensors in
-    /// it, several files at a time. Tensors that are not in place (strided views, compressed ones) are loaded afterwards, so that their bytes
-    /// are read twice. Tensors that share bytes have each its digest.
+    /// it, several files at a time. Tensors that are not in place (strided views, compressed ones) are streamed afterwards, within the budget
+    /// of a stream, so that their bytes are read twice. Tensors that share bytes have each its digest.
     ///
     /// All tensors of the files are read, but only those of `checkpoint` are told. The observer is told of reads and of tensors, and that a
-    /// load is finished once more if tensors had to be loaded.
+    /// load is planned and finished once more if tensors had to be loaded.
     ///
     /// # Errors
     ///
-    /// A file cannot be read, or is not the one that was opened, or changes meanwhile; the budget is below 8 KiB; the observer panics. What
-    /// the digests are is no error: see [`Verification::mismatches`] and [`Manifest::mismatches`].
+    /// A file cannot be read, or is not the one that was opened, or changes meanwhile; the budget is below 8 KiB, or too small for a tensor that
+    /// is not in place; the observer panics. What the digests are is no error: see [`Verification::mismatches`] and [`Manifest::mismatches`].
     ///
     /// ```no_run
     /// # fn main() -> Result<(), ckload_loaders::Error> {
@@ -191,6 +191,8 @@ impl Loader {
         VerifyOptions { finite }: VerifyOptions,
     ) -> Result<Verification, Error> {
         let meter = Meter::start(checkpoint.open_time());
+        let elsewhere = checkpoint.only(|info| !is_in_place(info));
+        self.check_budget(&elsewhere)?;
         let outcome = self.pass(checkpoint, finite, &meter)?;
         let infos = checkpoint.tensors();
         let mut found = vec![None; infos.len()];
@@ -198,7 +200,7 @@ impl Loader {
             self.observer.tensor(&infos[number]);
             found[number] = Some(in_tensor);
         }
-        let elsewhere = self.load_elsewhere(checkpoint, finite, &mut found)?;
+        let afterwards = self.load_elsewhere(checkpoint, &elsewhere, finite, &mut found)?;
         let mut sha256s = outcome.files;
         sha256s.sort_unstable_by_key(|(number, _)| *number);
         let files = checkpoint.files().iter().zip(sha256s);
@@ -213,7 +215,7 @@ impl Loader {
                     None => Err(cut_off(checkpoint, info)),
                 })
                 .collect::<Result<_, _>>()?,
-            report: meter.report().and(&elsewhere),
+            report: meter.report().and(&afterwards),
         };
         self.observer.finished(&verification.report);
         Ok(verification)
@@ -244,18 +246,18 @@ impl Loader {
         Ok(outcome)
     }
 
-    /// Loads the tensors that are not in place in their files, and adds what is `found` in them.
+    /// Loads the tensors that are not in place in their files, which are those of `elsewhere`, and adds what is `found` in them.
     fn load_elsewhere(
         &self,
         checkpoint: &Checkpoint,
+        elsewhere: &Checkpoint,
         finite: bool,
         found: &mut [Option<Found>],
     ) -> Result<Report, Error> {
-        let elsewhere = checkpoint.only(|info| !is_in_place(info));
         if elsewhere.tensors().is_empty() {
             return Ok(Report::default());
         }
-        let mut stream = self.clone().digests(true).stream(&elsewhere)?;
+        let mut stream = self.clone().digests(true).stream(elsewhere)?;
         for tensor in stream.by_ref() {
             let tensor = tensor?;
             if let (Some(sha256), Some(number)) =
