@@ -47,6 +47,8 @@ pub(crate) enum Piece {
         tensor: usize,
         offset: u64,
         len: u64,
+        /// Where it lies in the buffer.
+        start: u64,
         buffer_bytes: u64,
         charge: u64,
     },
@@ -84,11 +86,12 @@ impl Work for Piece {
                 tensor,
                 offset,
                 len,
+                start,
                 buffer_bytes,
                 ..
             } => {
                 let info = &feed.checkpoint.tensors()[tensor];
-                let mut charged = feed.allocate_part(tensor, buffer_bytes, permit)?;
+                let mut charged = feed.allocate_part(tensor, buffer_bytes, start, permit)?;
                 let read_bytes = feed.files.policy().read_bytes;
                 let plan = Plan::part(info, offset..offset + len, read_bytes);
                 let slots = vec![charged.as_slot(len)];
@@ -234,14 +237,21 @@ fn pieces(loader: &Loader, tensors: &[TensorInfo], chunk_bytes: u64) -> VecDeque
         }
         small = 0..0;
         let charge = loader.capacity_for(chunk_bytes);
-        for offset in (0..info.bytes).step_by(chunk_bytes as usize) {
+        let mut offset = 0;
+        // The first lies in step with the file and ends with a block, so that the disk brings it and all others into place.
+        let mut start = info.step();
+        while offset < info.bytes {
+            let len = (chunk_bytes - start).min(info.bytes - offset);
             pieces.push_back(Piece::Part {
                 tensor,
                 offset,
-                len: chunk_bytes.min(info.bytes - offset),
+                len,
+                start,
                 buffer_bytes: chunk_bytes,
                 charge,
             });
+            offset += len;
+            start = 0;
         }
     }
     flush(&mut small, &mut pieces);

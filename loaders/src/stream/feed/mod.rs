@@ -425,16 +425,17 @@ impl<W: Work> Feed<W> {
         Some(buffer)
     }
 
-    /// A buffer of `bytes` for a part of a tensor, of the size that a new one has, and `permit` for it.
+    /// A buffer of `bytes` for a part of a tensor that begins at `start` in it, of the size that a new one has, and `permit` for it.
     pub(super) fn allocate_part(
         &self,
         tensor: usize,
         bytes: u64,
+        start: u64,
         permit: Permit,
     ) -> Result<Charged, Error> {
         let request = self.loader.request(bytes, true);
         let buffer = self.loader.lease(request, &self.meter)?;
-        Ok(self.charged(tensor, Memory::Pooled(buffer), 0, permit))
+        Ok(self.charged(tensor, Memory::Pooled(buffer), start, permit))
     }
 
     fn charged(&self, tensor: usize, memory: Memory, start: u64, mut permit: Permit) -> Charged {
