@@ -171,7 +171,7 @@ struct ReadArgs {
 
 #[derive(clap::Args, Debug)]
 struct VerifyArgs {
-    /// A .safetensors file, a folder of them, or a .safetensors.index.json
+    /// A checkpoint: a file, a folder, an index, a quoted pattern, or org/name in the cache of Hugging Face
     model: PathBuf,
 
     /// Compare with what `ckload verify --json` printed, or with a list of files as `sha256sum` prints it

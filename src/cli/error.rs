@@ -9,7 +9,11 @@ use ckload::{Mismatch, synth};
 use serde::Serialize;
 
 use super::options::OutputOptions;
+use super::width::cut_middle;
 use super::{interrupt, style, units};
+
+/// A message is shown in no more characters: the names in it may be as long as a file's header.
+const SHOWN_CHARS: usize = 4000;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -112,17 +116,18 @@ impl Error {
 
     fn write(&self, output: &OutputOptions) -> io::Result<()> {
         let error = style::ERROR;
+        let message = cut_middle(&self.to_string(), SHOWN_CHARS);
         writeln!(
             output.stderr(),
             "{error}error{error:#}: {}",
-            style::escape(&self.to_string())
+            style::escape(&message)
         )?;
         if output.json {
             output.write_json(&Failure {
                 schema: super::report::SCHEMA,
                 error: FailureDetails {
                     kind: self.kind(),
-                    message: self.to_string(),
+                    message,
                     path: self.path().map(Path::to_string_lossy),
                 },
             })?;
@@ -136,7 +141,7 @@ fn write_mismatches(mismatches: &[Mismatch], output: &OutputOptions) -> io::Resu
     let mut err = io::BufWriter::new(output.stderr());
     let error = style::ERROR;
     for mismatch in mismatches {
-        let sentence = mismatch.to_string();
+        let sentence = cut_middle(&mismatch.to_string(), SHOWN_CHARS);
         writeln!(
             err,
             "{error}mismatch{error:#}: {}",

@@ -28,6 +28,19 @@ pub(crate) fn cut_end(text: &str, columns: usize) -> String {
     format!("{}…", &safe[..end])
 }
 
+/// `text` without its middle, if it has more characters than so many: how it begins and ends says what it is about.
+pub(crate) fn cut_middle(text: &str, most: usize) -> String {
+    let half = most / 2;
+    let mut characters = text.char_indices();
+    let start = characters.nth(half);
+    match (start, characters.nth_back(half)) {
+        (Some((start, _)), Some((end, last))) => {
+            format!("{}…{}", &text[..start], &text[end + last.len_utf8()..])
+        }
+        _ => text.to_owned(),
+    }
+}
+
 /// The last of `characters` that has room beside an ellipsis in so many columns.
 fn within(
     characters: impl Iterator<Item = (usize, char)>,
@@ -52,6 +65,14 @@ mod tests {
         assert_eq!(cut_start("h.0.attn.bias", 10), "…attn.bias");
         assert_eq!(cut_start("重み重み", 5), "…重み");
         assert_eq!(cut_start("ab", 0), "…");
+    }
+
+    #[test]
+    fn long_messages_lose_their_middle() {
+        assert_eq!(cut_middle("a model", 7), "a model");
+        assert_eq!(cut_middle("a model of weights", 6), "a m…hts");
+        assert_eq!(cut_middle("重み重み重み", 2), "重…み");
+        assert_eq!(cut_middle("", 0), "");
     }
 
     #[test]

@@ -79,6 +79,24 @@ fn errors_are_told_even_when_quiet() {
     assert!(String::from_utf8_lossy(&run.stderr).starts_with("error: "));
 }
 
+/// A name may have as many letters as a header.
+#[test]
+fn what_is_said_of_a_long_name_is_short() {
+    let name = "n".repeat(1 << 20);
+    let header =
+        format!("{{\"{name}\":{{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,1]}}}}");
+    let length = (header.len() as u64).to_le_bytes();
+    let model = Model::holding(&[&length[..], header.as_bytes(), b"x"].concat());
+    let (kind, message) = failure(&model, &[]);
+    assert_eq!(kind, "malformed");
+    assert!(message.len() < 10_000, "{} bytes", message.len());
+    assert!(
+        message.contains("model.safetensors is not a valid"),
+        "{message}"
+    );
+    assert!(message.ends_with("its range 0..1 has 1\n"), "{message}");
+}
+
 #[test]
 fn names_of_files_cannot_command_the_terminal() {
     let run = ckload()
