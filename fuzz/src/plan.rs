@@ -186,7 +186,7 @@ pub fn plan(planned: &Planned) {
     let has_content = len <= MOST_CONTENT_BYTES;
     if has_content {
         // No two stretches of the file are alike.
-        content.extend((content.len() as u64..len).map(|at| (at ^ (at >> 8) * 31) as u8));
+        content.extend((content.len() as u64..len).map(|at| (at ^ ((at >> 8) * 31)) as u8));
     }
     let file = MemoryFile::new(&content, len);
     let checkpoint = Checkpoint::open(file.path()).expect("the file is valid");
