@@ -17,7 +17,8 @@ const MOST_LOADED_BYTES: u64 = 1 << 20;
 pub(crate) static LOADER: LazyLock<Loader> = LazyLock::new(|| Loader::new().threads(2));
 
 /// Checks what a file with this content opened as: its tensors, their plan, and every way of loading them.
-pub(crate) fn check_checkpoint(checkpoint: &Checkpoint, content: &[u8]) {
+/// Tells what was loaded, if anything was.
+pub(crate) fn check_checkpoint(checkpoint: &Checkpoint, content: &[u8]) -> Option<Model> {
     let mut names = HashSet::new();
     for info in checkpoint.tensors() {
         assert!(names.insert(&info.name), "{:?} is there twice", info.name);
@@ -30,7 +31,7 @@ pub(crate) fn check_checkpoint(checkpoint: &Checkpoint, content: &[u8]) {
         .map(|info| u128::from(info.bytes))
         .sum();
     if bytes > u128::from(MOST_LOADED_BYTES) {
-        return;
+        return None;
     }
     check_places(checkpoint, &LOADER.plan(checkpoint), in_place);
     let io = [Io::Auto, Io::Buffered, Io::Direct, Io::Mmap][content.len() % 4];
@@ -38,6 +39,7 @@ pub(crate) fn check_checkpoint(checkpoint: &Checkpoint, content: &[u8]) {
     let model = check_loads(checkpoint, &loader, content);
     let (dim, world_size) = (content.len() / 4 % 3, 2 + content.len() / 12 % 2);
     check_slices(checkpoint, &loader, model.as_ref(), dim, world_size);
+    model
 }
 
 fn check_info(info: &TensorInfo, file_bytes: u64) {
@@ -81,6 +83,20 @@ pub(crate) fn check_loads(
         assert!(bytes.is_empty() || address.is_multiple_of(alignment));
     }
 
+    check_streams(checkpoint, loader, &model);
+    let options = VerifyOptions::default().finite(true);
+    let verified = loader
+        .verify(checkpoint, &options)
+        .expect("it loaded before");
+    assert_eq!(verified.files()[0].sha256, Digest::of(content));
+    for (tensor, digest) in model.tensors().iter().zip(verified.tensors()) {
+        assert_eq!(digest.sha256, Digest::of(tensor.bytes()), "{tensor:?}");
+    }
+    Some(model)
+}
+
+/// Streams and chunks bring what a resident load brought.
+pub(crate) fn check_streams(checkpoint: &Checkpoint, loader: &Loader, model: &Model) {
     let mut streamed = 0;
     for tensor in loader.stream(checkpoint).expect("it loaded before") {
         let tensor = tensor.expect("it loaded before");
@@ -107,16 +123,6 @@ pub(crate) fn check_loads(
         chunked += bytes.len() as u64;
     }
     assert_eq!(chunked, checkpoint.bytes());
-
-    let options = VerifyOptions::default().finite(true);
-    let verified = loader
-        .verify(checkpoint, &options)
-        .expect("it loaded before");
-    assert_eq!(verified.files()[0].sha256, Digest::of(content));
-    for (tensor, digest) in model.tensors().iter().zip(verified.tensors()) {
-        assert_eq!(digest.sha256, Digest::of(tensor.bytes()), "{tensor:?}");
-    }
-    Some(model)
 }
 
 /// Of what opened only compressed tensors may turn out to be broken.

@@ -2,6 +2,7 @@
 
 use ckload_loaders::{Arrangement, Checkpoint, Loader, Model, Select, Shard, TensorInfo};
 
+use crate::checks::check_streams;
 use crate::places::check_places;
 
 /// Divides what can be divided along `dim` between `world_size` ranks. `model` is the whole, if it is to be loaded.
@@ -39,6 +40,7 @@ pub(crate) fn check_slices(
 
 fn check_bytes(part: &Checkpoint, loader: &Loader, model: &Model, division: Division) {
     let loaded = loader.load(part).expect("the whole loaded before");
+    check_streams(part, loader, &loaded);
     for tensor in loaded.tensors() {
         let whole = model.tensor(tensor.name()).expect("it loaded before");
         let bytes = tensor.bytes();
