@@ -1,7 +1,6 @@
 //! The target whose input is an index, beside files that it may name.
 
 use std::fs;
-use std::sync::LazyLock;
 
 use ckload_loaders::Checkpoint;
 use tempfile::TempDir;
@@ -12,9 +11,9 @@ use crate::places::{check_places, in_place};
 
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Two checkpoints in a folder and one in a folder of it, and beside it one that is none of its business.
-static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
-    let outside = tempfile::tempdir_in("/dev/shm").expect("a file system in memory");
+/// Two checkpoints in a folder, `model`, and one in a folder of it; beside it one that is none of its business.
+fn lay_out() -> TempDir {
+    let outside = tempfile::tempdir().expect("a temporary folder");
     let folder = outside.path().join("model");
     fs::create_dir_all(folder.join("d")).expect("an empty folder");
     for (name, tensors) in [
@@ -23,10 +22,10 @@ static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
         ("d/c", &["x"]),
         ("../e", &["x"]),
     ] {
-        fs::write(folder.join(name), one_byte_each(tensors)).expect("there is memory");
+        fs::write(folder.join(name), one_byte_each(tensors)).expect("there is room");
     }
     outside
-});
+}
 
 /// A checkpoint of tensors of one byte.
 fn one_byte_each(names: &[&str]) -> Vec<u8> {
@@ -42,9 +41,11 @@ fn one_byte_each(names: &[&str]) -> Vec<u8> {
 
 /// Opens the index: it names only files of its folder, and only tensors that they have.
 pub fn index(content: &[u8]) {
-    let folder = FOLDER.path().join("model");
+    let outside = lay_out();
+    let folder = outside.path().canonicalize().expect("it is there");
+    let folder = folder.join("model");
     let path = folder.join(INDEX);
-    fs::write(&path, content).expect("there is memory");
+    fs::write(&path, content).expect("there is room");
     match limited(LITTLE, || Checkpoint::open(&path)) {
         Ok(checkpoint) => {
             for file in checkpoint.files() {
