@@ -47,14 +47,17 @@ pub(crate) fn fill(
     slots: Vec<Slot<'_>>,
     watch: &Watch<'_>,
 ) -> Result<(), Error> {
+    // Where all reads wait, or are taken to, there is nothing to do meanwhile.
+    let from_both_ends = !files.is_waiting();
     if let [first, .., last] = plan.reads()
-        && !files.is_waiting()
+        && from_both_ends
     {
         files.look_at(first);
         files.look_at(last);
     }
     let fill = Fill {
         files,
+        from_both_ends,
         tensors,
         watch,
         queue: Mutex::new(Queue {
@@ -88,6 +91,7 @@ pub(crate) fn fill_here(
 /// A load that is being carried out.
 struct Fill<'a> {
     files: &'a Files,
+    from_both_ends: bool,
     tensors: &'a [TensorInfo],
     watch: &'a Watch<'a>,
     queue: Mutex<Queue<'a>>,
@@ -158,10 +162,10 @@ impl<'a> Fill<'a> {
         if task.is_none() {
             queue.threads -= 1;
         } else if queue.threads < wanted && !queue.tasks.is_empty() {
-            let end = if queue.threads < self.files.policy().threads {
-                End::Front
-            } else {
+            let end = if self.from_both_ends && queue.threads >= self.files.policy().threads {
                 End::Back
+            } else {
+                End::Front
             };
             queue.threads += 1;
             scope.spawn(move |scope| self.run(scope, end));
