@@ -351,7 +351,10 @@ fn a_chunk_stream_that_is_dropped_or_fails_leaves_nothing() {
         let mut chunks = loader.chunks(&checkpoint).expect("it begins");
         let first = chunks.next().expect("there are many").expect("it loads");
         drop(chunks);
-        assert_eq!(first.offset() % (64 * KIB) as u64, 0);
+        // All but a tensor's first begin with a block of the file.
+        let in_file = first.tensor().offset + first.offset();
+        assert!(first.offset() == 0 || in_file.is_multiple_of(4096));
+        assert!(first.bytes().len() <= 64 * KIB);
         drop(first);
         await_all_returned(&pool);
 
