@@ -357,7 +357,7 @@ impl Loader {
     /// Loads tensors piece by piece past a consumer, whatever their size, for those who pass them on to a device.
     ///
     /// Chunks are of 2 MiB at most, or of what [`chunk_size`](Self::chunk_size) says, and of half the budget at most. Their buffers are
-    /// all of one size, and so few by default that they stay in the CPU's cache: two more than threads.
+    /// all of one size, and by default so few are in use at a time that they stay in the CPU's cache: two more than threads.
     ///
     /// # Errors
     ///

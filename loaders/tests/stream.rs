@@ -336,8 +336,9 @@ fn chunks_come_from_few_buffers() {
         for chunk in chunks.by_ref() {
             drop(chunk.expect("it loads"));
         }
-        assert!(chunks.report().allocation.fresh <= 4);
-        assert!(pool.stats().peak_bytes <= 4 * MIB);
+        // Four at a time; each of the three threads that read may keep as many to itself.
+        assert!(chunks.report().allocation.fresh <= 3 * 4);
+        assert!(pool.stats().peak_bytes <= 3 * 4 * MIB);
     });
 }
 
