@@ -4,7 +4,7 @@ mod common;
 
 use ckload_loaders::{Checkpoint, Loader, Model};
 use ckload_pool::BufferPool;
-use common::{MIB, Sample, octets, random};
+use common::{MIB, Sample, await_all_returned, octets, random};
 
 /// Bytes of a decoder's tensors in file order, all dimensions an eighth of the published ones, two bytes an element.
 struct Shrunk {
@@ -142,5 +142,6 @@ fn loads_that_meet_over_one_pool_each_get_what_they_need() {
         }
     });
     assert!(pool.stats().peak_bytes <= 96 * MIB);
-    assert_eq!(pool.stats().leased_bytes, 0);
+    // The loaders' threads may still be ending, and hand over what they kept.
+    await_all_returned(&pool);
 }
