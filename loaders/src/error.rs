@@ -419,6 +419,10 @@ pub enum Error {
         source: rayon::ThreadPoolBuildError,
     },
 
+    /// Somebody ended the load with its [`Cancel`](crate::Cancel) handle.
+    #[error("the load was cancelled")]
+    Cancelled,
+
     /// Code that the load called panicked, the observer's perhaps; the load has ended.
     #[error("a panic ended the load: {message}")]
     WorkerPanicked {
@@ -466,6 +470,7 @@ impl Error {
             Self::NoSuchRank { .. } => "no_such_rank",
             Self::Shard { .. } => "shard",
             Self::Threads { .. } => "threads",
+            Self::Cancelled => "cancelled",
             Self::WorkerPanicked { .. } => "worker_panicked",
         }
     }

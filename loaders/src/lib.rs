@@ -6,6 +6,7 @@
 //!
 //! See [`Loader`] for an example. The crate names no machine-learning framework and prints nothing.
 
+mod cancel;
 mod checkpoint;
 mod coalesce;
 mod dtype;
@@ -33,6 +34,7 @@ mod view;
 pub use bytes::Bytes;
 pub use bytesize::ByteSize;
 
+pub use self::cancel::Cancel;
 pub use self::checkpoint::{Checkpoint, FileInfo, TensorInfo};
 pub use self::dtype::{Block, Dtype, Element};
 pub use self::error::Error;

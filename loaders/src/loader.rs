@@ -2,16 +2,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use bytesize::ByteSize;
-use ckload_pool::{BufferPool, Origin, PooledBuffer, Request};
+use ckload_pool::{BufferPool, GetError, Origin, PooledBuffer, Request};
 use parking_lot::Mutex;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use crate::cancel::{Cancel, Cancels};
 use crate::layout::{Layout, Limits};
 use crate::observer::{Observer, Planned, Silent};
 use crate::plan::{self, Plan, SlotRule};
@@ -64,6 +64,7 @@ pub struct Loader {
     budget: Option<ByteSize>,
     pub(crate) patience: Duration,
     pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) cancels: Cancels,
     workers: Arc<Mutex<Option<Arc<ThreadPool>>>>,
 }
 
@@ -91,6 +92,7 @@ impl Loader {
             budget: None,
             patience: Duration::from_secs(30),
             observer: Arc::new(Silent),
+            cancels: Cancels::default(),
             workers: Arc::default(),
         }
     }
@@ -182,6 +184,17 @@ impl Loader {
         self
     }
 
+    /// Ends every load of this loader with [`Error::Cancelled`] once `cancel` says so. Given several times, any of them does. Default: nobody
+    /// ends a load.
+    ///
+    /// A read that has begun is finished, no other begins; who waits for memory or for a stream stops waiting within 20 milliseconds. All
+    /// memory goes back to the pool.
+    #[must_use]
+    pub fn cancel_with(mut self, cancel: &Cancel) -> Self {
+        self.cancels.add(cancel);
+        self
+    }
+
     /// The budget of a stream of `checkpoint` if none is set: 256 MiB, or the largest tensor and half of that if it is more, or what the
     /// pool may hold if that is less.
     #[must_use]
@@ -240,12 +253,13 @@ impl Loader {
     /// # Errors
     ///
     /// A file cannot be read, or is not the one that was opened; the memory is not to be had, by the pool's limit or the system's; the
-    /// observer panics. Nothing is kept of a load that fails.
+    /// observer panics; somebody cancels. Nothing is kept of a load that fails.
     pub fn load(&self, checkpoint: &Checkpoint) -> Result<Model, Error> {
         Error::catch(|| self.load_model(checkpoint))
     }
 
     fn load_model(&self, checkpoint: &Checkpoint) -> Result<Model, Error> {
+        self.cancels.check()?;
         let meter = Meter::start(checkpoint.open_time());
         let plan = self.plan(checkpoint);
         let needed = self.check_capacity(&plan)?;
@@ -255,8 +269,9 @@ impl Loader {
         let workers = self.workers(&policy)?;
         let (plan, mut buffers) = {
             // Two loads must not each hold a part of a pool that has a cap, and wait for the rest.
-            let turn = self.pool.take_turn(needed, self.patience);
-            let _turn = turn.map_err(|source| Error::Memory { source })?;
+            let is_over = || self.cancels.is_any();
+            let turn = self.pool.take_turn_unless(needed, self.patience, &is_over);
+            let _turn = turn.map_err(|source| self.no_memory(source))?;
             let layout = self.layout(checkpoint, plan);
             let buffers = workers.install(|| self.lease_all(&layout, &meter))?;
             (layout.plan, buffers)
@@ -287,7 +302,8 @@ impl Loader {
         let tensors = if self.digests {
             // Each alone: a tensor that is large keeps no others waiting.
             let bytes = bytes.into_par_iter().enumerate().with_max_len(1);
-            workers.install(|| bytes.map(tensor).collect())
+            let hash = |tensor_bytes| self.cancels.check().map(|()| tensor(tensor_bytes));
+            workers.install(|| bytes.map(hash).collect::<Result<_, _>>())?
         } else {
             bytes.into_iter().enumerate().map(tensor).collect()
         };
@@ -410,6 +426,7 @@ impl Loader {
         budget: ByteSize,
         policy: ReadPolicy,
     ) -> Result<Setting<'a>, Error> {
+        self.cancels.check()?;
         Ok(Setting {
             loader: self,
             checkpoint,
@@ -426,7 +443,7 @@ impl Loader {
     /// # Errors
     ///
     /// A name is unknown or given twice, the memory is not of the tensor's size; a file cannot be read, or is not the one that was
-    /// opened; the observer panics.
+    /// opened; the observer panics; somebody cancels.
     pub fn load_into<'a>(
         &self,
         checkpoint: &Checkpoint,
@@ -466,6 +483,7 @@ impl Loader {
         slots: Vec<Slot<'_>>,
         meter: &Meter,
     ) -> Result<Report, Error> {
+        self.cancels.check()?;
         let policy = self.policy(checkpoint);
         let plan = Plan::separate(checkpoint.tensors(), policy.read_bytes);
         let files = Files::open(checkpoint, self.io, self.drop_cache, &self.staging, policy)?;
@@ -502,10 +520,18 @@ impl Loader {
     pub(crate) fn lease(&self, request: Request<'_>, meter: &Meter) -> Result<PooledBuffer, Error> {
         let start = Instant::now();
         let buffer = request
-            .get(self.patience)
-            .map_err(|source| Error::Memory { source })?;
+            .get_unless(self.patience, &|| self.cancels.is_any())
+            .map_err(|source| self.no_memory(source))?;
         meter.leased(&self.pool, &buffer, start.elapsed());
         Ok(buffer)
+    }
+
+    /// Why a load got no memory: nobody wanted it any more, or the pool's answer.
+    fn no_memory(&self, source: GetError) -> Error {
+        match self.cancels.check() {
+            Err(cancelled) => cancelled,
+            Ok(()) => Error::Memory { source },
+        }
     }
 
     /// Locks a buffer whose pages are there by now, if the pool wants that.
@@ -599,7 +625,7 @@ impl Loader {
         let watch = Watch {
             meter,
             observer: &*self.observer,
-            cancelled: &AtomicBool::new(false),
+            cancels: &self.cancels,
         };
         read::fill(files, plan, checkpoint.tensors(), slots, &watch)
     }

@@ -13,15 +13,23 @@ use crate::sync::{AtomicUsize, Condvar, Mutex, MutexGuard};
 /// Set when the last handle is gone; below it the number of waiting requests is counted.
 const CLOSED: usize = 1 << (usize::BITS - 1);
 
+/// A waiting request asks as often as this whether its caller still wants it.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 /// How long a request may wait.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Patience {
+#[derive(Clone, Copy)]
+pub(crate) enum Patience<'caller> {
     None,
     Until(Instant),
     Endless,
+    /// Until then, but no longer than the caller wants it.
+    Unless {
+        deadline: Instant,
+        is_over: &'caller dyn Fn() -> bool,
+    },
 }
 
-impl Patience {
+impl Patience<'_> {
     pub(crate) fn for_at_most(timeout: Duration) -> Self {
         match Instant::now().checked_add(timeout) {
             Some(deadline) => Self::Until(deadline),
@@ -79,7 +87,7 @@ impl Gate {
     /// Also returns how long the request stood in line, if it did.
     pub(crate) fn pass<T>(
         &self,
-        patience: Patience,
+        patience: Patience<'_>,
         mut attempt: impl FnMut(bool) -> Option<T>,
     ) -> (Option<T>, Option<Duration>) {
         let mut line = self.line.lock();
@@ -113,6 +121,11 @@ impl Gate {
             match patience {
                 Patience::Until(deadline) => {
                     late = place.turn.wait_until(&mut place.line, deadline).timed_out();
+                }
+                Patience::Unless { deadline, is_over } => {
+                    let look = deadline.min(Instant::now() + LOOK_EVERY);
+                    let in_vain = place.turn.wait_until(&mut place.line, look).timed_out();
+                    late = is_over() || (in_vain && look == deadline);
                 }
                 _ => place.turn.wait(&mut place.line),
             }

@@ -408,7 +408,7 @@ impl Counter {
         Arc::new(counter)
     }
 
-    fn request(&self, number: usize, patience: Patience) -> bool {
+    fn request(&self, number: usize, patience: Patience<'_>) -> bool {
         let (granted, _) = self.gate.pass(patience, |_| {
             self.held
                 .fetch_update(SeqCst, SeqCst, |held| {
@@ -463,7 +463,7 @@ fn the_line_is_served_in_order() {
 fn the_line_keeps_its_order_when_a_place_is_left() {
     explore(|| {
         let counter = Counter::new();
-        let request = |number: usize, patience: Patience| {
+        let request = |number: usize, patience: Patience<'static>| {
             let counter = Arc::clone(&counter);
             thread::spawn(move || {
                 if counter.request(number, patience) && number == 1 {

@@ -1,6 +1,10 @@
 //! The handle that users hold.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::MutexGuard;
 
@@ -73,6 +77,35 @@ impl Request<'_> {
     /// As [`BufferPool::get_timeout`].
     pub fn get(self, timeout: Duration) -> Result<PooledBuffer, GetError> {
         self.store.lease(self.fit, Patience::for_at_most(timeout))
+    }
+
+    /// As [`get`](Self::get), but waits no longer once `is_over` says so, for callers whose purpose may go while they wait.
+    ///
+    /// It is asked every 20 milliseconds, and is to be quick: others wait in the same line.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let pool = ckload_pool::BufferPool::builder().max_bytes(8 << 20).build();
+    /// let held = pool.get(8 << 20);
+    /// let in_vain = pool.request(8 << 20).get_unless(Duration::from_secs(3600), &|| true);
+    /// assert!(in_vain.is_err());
+    /// # drop(held);
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`BufferPool::get_timeout`]; [`GetError::AtCapacity`] as well if it is over.
+    pub fn get_unless(
+        self,
+        timeout: Duration,
+        is_over: &dyn Fn() -> bool,
+    ) -> Result<PooledBuffer, GetError> {
+        // So far away a deadline is none.
+        let latest = Duration::from_secs(u32::MAX.into());
+        let deadline = Instant::now() + timeout.min(latest);
+        self.store
+            .lease(self.fit, Patience::Unless { deadline, is_over })
     }
 }
 
@@ -268,7 +301,21 @@ impl BufferPool {
     ///
     /// [`GetError::ExceedsMax`] if the pool may never hold `bytes`, [`GetError::AtCapacity`] after `timeout`.
     pub fn take_turn(&self, bytes: usize, timeout: Duration) -> Result<Turn<'_>, GetError> {
-        self.store.take_turn(bytes, timeout)
+        self.take_turn_unless(bytes, timeout, &|| false)
+    }
+
+    /// As [`take_turn`](Self::take_turn), but waits no longer once `is_over` says so; it is asked every 20 milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`take_turn`](Self::take_turn); [`GetError::AtCapacity`] as well if it is over.
+    pub fn take_turn_unless(
+        &self,
+        bytes: usize,
+        timeout: Duration,
+        is_over: &dyn Fn() -> bool,
+    ) -> Result<Turn<'_>, GetError> {
+        self.store.take_turn(bytes, timeout, is_over)
     }
 
     /// Maps up to `count` buffers of `len` bytes ahead of their use, and says how many.

@@ -243,6 +243,34 @@ fn a_request_that_gives_up_lets_the_next_one_through() {
 }
 
 #[test]
+fn a_request_whose_purpose_is_gone_lets_the_next_one_through() {
+    let pool = capped(8 * MIB);
+    let held = pool.get(6 * MIB);
+    let over = AtomicBool::new(false);
+    let is_over = || over.load(Ordering::Relaxed);
+    let long = Duration::MAX;
+    thread::scope(|scope| {
+        let first = scope.spawn(|| pool.request(4 * MIB).get_unless(long, &is_over));
+        until_waiting(&pool, 1);
+        let next = scope.spawn(|| pool.get_timeout(2 * MIB, WATCHDOG));
+        until_waiting(&pool, 2);
+        over.store(true, Ordering::Relaxed);
+        let error = first.join().expect("no panic").expect_err("it was let go");
+        assert!(matches!(error, GetError::AtCapacity { .. }), "{error}");
+        assert!(next.join().expect("no panic").is_ok());
+
+        // It is not asked where nothing has to be waited for.
+        let at_once = pool.request(2 * MIB).get_unless(long, &|| unreachable!());
+        assert!(at_once.is_ok());
+        let turn = pool.take_turn(MIB, Duration::ZERO).expect("nobody has it");
+        let error = pool.take_turn_unless(MIB, long, &|| true);
+        assert!(error.is_err(), "one at a time");
+        drop(turn);
+    });
+    drop(held);
+}
+
+#[test]
 fn a_waiting_request_takes_what_a_sleeping_thread_caches() {
     // The other thread returns a buffer into its own cache and never touches the pool again.
     for wanted in [4 * MIB, 2 * MIB] {

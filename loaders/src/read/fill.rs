@@ -1,7 +1,6 @@
 //! Carries out a plan's reads, by as many threads as the state of the page cache wants.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -9,6 +8,7 @@ use rayon::Scope;
 
 use super::Files;
 use super::target::Target;
+use crate::cancel::Cancels;
 use crate::observer::{Observer, ReadDone, Source};
 use crate::plan::{Gather, Part, Plan, Read};
 use crate::report::Meter;
@@ -18,8 +18,8 @@ use crate::{Error, TensorInfo};
 pub(crate) struct Watch<'a> {
     pub(crate) meter: &'a Meter,
     pub(crate) observer: &'a dyn Observer,
-    /// Once set, reads that have not begun are left out: the caller has no use for the memory any more.
-    pub(crate) cancelled: &'a AtomicBool,
+    /// Once one is cancelled no further read begins: the caller has no use for the memory any more.
+    pub(crate) cancels: &'a Cancels,
 }
 
 /// Memory to be filled.
@@ -80,9 +80,7 @@ pub(crate) fn fill_here(
     watch: &Watch<'_>,
 ) -> Result<(), Error> {
     for task in scatter(plan, slots) {
-        if watch.cancelled.load(Relaxed) {
-            break;
-        }
+        watch.cancels.check()?;
         task.carry_out(files, tensors, watch)?;
     }
     Ok(())
@@ -148,8 +146,14 @@ impl<'a> Fill<'a> {
     where
         'a: 'scope,
     {
-        let is_over = self.watch.cancelled.load(Relaxed) || self.failure.lock().is_some();
         let mut queue = self.queue.lock();
+        let is_over = {
+            let mut failure = self.failure.lock();
+            if !queue.tasks.is_empty() && self.watch.cancels.is_any() {
+                failure.get_or_insert(Error::Cancelled);
+            }
+            failure.is_some()
+        };
         let wanted = self.files.wanted_threads();
         self.watch.meter.reading(queue.threads);
         let task = if is_over || queue.threads > wanted {
@@ -195,7 +199,7 @@ impl Task<'_> {
             Work::Read(read) => files.read(read, self.target, done)?,
             Work::Gather(gather) => {
                 let info = &tensors[gather.tensor];
-                files.gather(info, gather.from, self.target, watch.cancelled, done)?;
+                files.gather(info, gather.from, self.target, watch.cancels, done)?;
             }
         }
         Ok(waited)

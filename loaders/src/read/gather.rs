@@ -7,12 +7,12 @@
 use std::cmp::Reverse;
 use std::iter;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use ckload_pool::PooledBuffer;
 
 use super::inflate::Inflater;
 use super::{Failed, Files, Target};
+use crate::cancel::Cancels;
 use crate::observer::ReadDone;
 use crate::plan::Gaps;
 use crate::stored::Storage;
@@ -38,14 +38,14 @@ const MAX_RUNS: u64 = 4096;
 pub(super) type ReadAt<'a> = &'a mut dyn FnMut(u64, Target<'_>) -> Result<(), Error>;
 
 impl Files {
-    /// Fills `target`, which is one piece, with the tensor's bytes from `from` on, and tells `done` of each read. Ends early if it is
-    /// `cancelled`.
+    /// Fills `target`, which is one piece, with the tensor's bytes from `from` on, and tells `done` of each read. An error if one of
+    /// `cancels` is cancelled meanwhile.
     pub(super) fn gather(
         &self,
         info: &TensorInfo,
         from: u64,
         mut target: Target<'_>,
-        cancelled: &AtomicBool,
+        cancels: &Cancels,
         mut done: impl FnMut(&ReadDone),
     ) -> Result<(), Error> {
         let range = from..from + target.len() as u64;
@@ -61,7 +61,7 @@ impl Files {
                     self.read_at(info.file, whole.start, target, &mut done)
                         .map_err(|failed| self.gather_error(info, whole, failed))
                 };
-                self.collect(&view.cut(range), memory, cancelled, &mut read)
+                self.collect(&view.cut(range), memory, cancels, &mut read)
             }
             Storage::Deflated {
                 offset,
@@ -81,10 +81,10 @@ impl Files {
                         .fill(at, target, &mut packed_read)
                         .map_err(|failed| self.gather_error(info, whole.clone(), failed))
                 };
-                self.collect(&views, memory, cancelled, &mut read)?;
+                self.collect(&views, memory, cancels, &mut read)?;
                 if range.end < info.bytes {
                     self.inflaters.park((info.file, offset), inflater);
-                } else if !cancelled.load(Relaxed) {
+                } else {
                     inflater
                         .finish(&mut packed_read)
                         .map_err(|failed| self.gather_error(info, whole, failed))?;
@@ -99,7 +99,7 @@ impl Files {
         &self,
         views: &[View],
         memory: &mut [u8],
-        cancelled: &AtomicBool,
+        cancels: &Cancels,
         read: ReadAt<'_>,
     ) -> Result<(), Error> {
         let mut buffer: Option<PooledBuffer> = None;
@@ -116,7 +116,7 @@ impl Files {
                 Some(buffer) => &mut buffer[..WINDOW_BYTES],
                 None => &mut [],
             };
-            walk.run(window, now, cancelled, read)?;
+            walk.run(window, now, cancels, read)?;
         }
         Ok(())
     }
@@ -186,19 +186,17 @@ impl Walk {
         !self.axes.is_empty() && self.run < LONG.min(self.window + 1)
     }
 
-    /// Fills `memory`; ends early if it is `cancelled`. The window is as large as was said, if one is needed.
+    /// Fills `memory`; an error if one of `cancels` is cancelled meanwhile. The window is as large as was said, if one is needed.
     pub(super) fn run(
         &self,
         window: &mut [u8],
         memory: &mut [u8],
-        cancelled: &AtomicBool,
+        cancels: &Cancels,
         read: ReadAt<'_>,
     ) -> Result<(), Error> {
         if !self.needs_window() {
             for (from, to) in Positions::new(&self.axes) {
-                if cancelled.load(Relaxed) {
-                    break;
-                }
+                cancels.check()?;
                 let place = &mut memory[to as usize..][..self.run as usize];
                 read(self.start + from, iter::once(place).collect())?;
             }
@@ -207,9 +205,7 @@ impl Walk {
         let tile = self.tile();
         for (from, to) in Positions::new(tile.outer) {
             for first in (0..tile.split.len).step_by(tile.steps as usize) {
-                if cancelled.load(Relaxed) {
-                    return Ok(());
-                }
+                cancels.check()?;
                 let steps = tile.steps.min(tile.split.len - first);
                 let start = self.start + from + first * tile.split.from;
                 tile.read(start, steps, window, read)?;

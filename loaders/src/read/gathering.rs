@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytesize::ByteSize;
 use ckload_pool::BufferPool;
@@ -14,6 +14,7 @@ use tempfile::NamedTempFile;
 use super::Target;
 use super::gather::Walk;
 use super::inflate::Inflater;
+use crate::cancel::Cancels;
 use crate::stored::{Scattered, Storage, Stored};
 use crate::view::View;
 use crate::{Checkpoint, Dtype, Error, Io, Loader, Observer, ReadDone, Select, Shard, TensorInfo};
@@ -183,7 +184,7 @@ fn walk(
         walk.run(
             &mut vec![0; window],
             now,
-            &AtomicBool::new(false),
+            &Cancels::default(),
             &mut counting,
         )
         .expect("it reads");

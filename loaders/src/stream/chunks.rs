@@ -95,13 +95,12 @@ impl Work for Piece {
                 let read_bytes = feed.files.policy().read_bytes;
                 let plan = Plan::part(info, offset..offset + len, read_bytes);
                 let slots = vec![charged.as_slot(len)];
-                if feed.fill(slice::from_ref(info), &plan, slots, crew)? {
-                    if offset + len == info.bytes {
-                        feed.loaded(tensor);
-                    }
-                    let bytes = feed.filled(charged, len);
-                    feed.deliver(Ok(chunk(tensor, offset, bytes)));
+                feed.fill(slice::from_ref(info), &plan, slots, crew)?;
+                if offset + len == info.bytes {
+                    feed.loaded(tensor);
                 }
+                let bytes = feed.filled(charged, len);
+                feed.deliver(Ok(chunk(tensor, offset, bytes)));
             }
         }
         Ok(())

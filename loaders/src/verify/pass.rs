@@ -8,7 +8,6 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::vec;
 
 use ckload_pool::{Origin, PooledBuffer};
@@ -206,7 +205,7 @@ impl Pass<'_> {
         let watch = Watch {
             meter,
             observer: &*loader.observer,
-            cancelled: &AtomicBool::new(false),
+            cancels: &loader.cancels,
         };
         read::fill_here(files, &plan, &[], vec![slot], &watch)?;
         loader.pin(&mut buffer, meter);

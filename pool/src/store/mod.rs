@@ -26,7 +26,7 @@ use crate::{
     builder::Config,
     evict::{Balance, Heat},
     fit::Fit,
-    gate::{Gate, Patience},
+    gate::{Gate, LOOK_EVERY, Patience},
     local,
     pool_id::PoolId,
     shard::Shard,
@@ -140,7 +140,7 @@ impl Store {
     pub(crate) fn lease(
         self: &Arc<Self>,
         fit: Fit,
-        patience: Patience,
+        patience: Patience<'_>,
     ) -> Result<PooledBuffer, GetError> {
         if fit.len == 0 {
             return Ok(PooledBuffer::empty());
@@ -180,7 +180,7 @@ impl Store {
     fn lease_shared(
         self: &Arc<Self>,
         fit: &Fit,
-        patience: Patience,
+        patience: Patience<'_>,
     ) -> Result<Box<Block>, GetError> {
         let mut block = self.find_or_map(fit, patience)?;
         self.count_excess(&block, fit);
@@ -199,7 +199,7 @@ impl Store {
     fn find_or_map(
         self: &Arc<Self>,
         fit: &Fit,
-        patience: Patience,
+        patience: Patience<'_>,
     ) -> Result<Box<Block>, GetError> {
         let room = match self.config.max_bytes {
             None => {
@@ -235,7 +235,7 @@ impl Store {
         self: &Arc<Self>,
         fit: &Fit,
         max_bytes: usize,
-        patience: Patience,
+        patience: Patience<'_>,
     ) -> Result<Grant, GetError> {
         if fit.fresh > max_bytes {
             return Err(GetError::ExceedsMax {
@@ -285,7 +285,12 @@ impl Store {
     }
 
     /// Waits for a turn at gathering `bytes` in several buffers.
-    pub(crate) fn take_turn(&self, bytes: usize, timeout: Duration) -> Result<Turn<'_>, GetError> {
+    pub(crate) fn take_turn(
+        &self,
+        bytes: usize,
+        timeout: Duration,
+        is_over: &dyn Fn() -> bool,
+    ) -> Result<Turn<'_>, GetError> {
         let max_bytes = self.config.max_bytes.unwrap_or(usize::MAX);
         if bytes > max_bytes {
             return Err(GetError::ExceedsMax {
@@ -293,9 +298,15 @@ impl Store {
                 max_bytes,
             });
         }
-        match self.turns.try_lock_for(timeout) {
-            Some(_guard) => Ok(Turn { _guard }),
-            None => Err(self.at_capacity(bytes, max_bytes, timeout)),
+        let since = Instant::now();
+        loop {
+            let left = timeout.saturating_sub(since.elapsed());
+            if let Some(_guard) = self.turns.try_lock_for(left.min(LOOK_EVERY)) {
+                return Ok(Turn { _guard });
+            }
+            if left <= LOOK_EVERY || is_over() {
+                return Err(self.at_capacity(bytes, max_bytes, since.elapsed()));
+            }
         }
     }
 

@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
 use bytesize::ByteSize;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{Crew, Feed, LEAST_WAIT, SHARED_BYTES, Setting, State, Work};
+use crate::cancel::{Cancel, LOOK_EVERY};
 use crate::report::Meter;
 use crate::{Checkpoint, Error, Report};
 
@@ -32,8 +33,9 @@ impl<W: Work> Consumer<W> {
         let needed = work.iter().map(W::charge).fold(0, u64::saturating_add);
         // Who keeps what fits the budget without excess is not to be told that it does not.
         let spare = budget.checked_sub(needed).unwrap_or(budget);
+        let end = Cancel::new();
         let feed = Arc::new(Feed {
-            loader: loader.clone(),
+            loader: loader.clone().cancel_with(&end),
             workers: setting.workers,
             checkpoint: setting.checkpoint.clone(),
             files: setting.files,
@@ -54,7 +56,8 @@ impl<W: Work> Consumer<W> {
             }),
             arrived: Condvar::new(),
             holds: tensors.iter().map(|_| AtomicU32::new(0)).collect(),
-            cancelled: AtomicBool::new(false),
+            end,
+            cancels: loader.cancels.clone(),
         });
         loader.announce(setting.checkpoint);
         feed.start_job();
@@ -101,6 +104,11 @@ impl<W: Work> Consumer<W> {
             if state.is_closed {
                 return None;
             }
+            if let Err(error) = feed.cancels.check() {
+                let cancelled = Err(error);
+                state.note(&cancelled);
+                return Some(cancelled);
+            }
             if let Some(arrival) = state.arrivals.pop_front() {
                 state.note(&arrival);
                 return Some(arrival);
@@ -114,7 +122,13 @@ impl<W: Work> Consumer<W> {
             }
             let begin = *since.get_or_insert_with(Instant::now);
             let patience = feed.loader.patience.max(LEAST_WAIT);
-            if feed.arrived.wait_for(&mut state, patience).timed_out() && !state.is_closed {
+            let wait = if feed.cancels.is_empty() {
+                patience
+            } else {
+                patience.min(LOOK_EVERY)
+            };
+            let in_vain = feed.arrived.wait_for(&mut state, wait).timed_out();
+            if in_vain && !state.is_closed && begin.elapsed() >= patience {
                 match feed.held(&state, begin) {
                     Some(error) => {
                         let failed = Err(error);

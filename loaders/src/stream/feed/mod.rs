@@ -14,7 +14,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::mem;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use rayon::ThreadPool;
 
 pub(super) use self::consumer::Consumer;
+use crate::cancel::{Cancel, Cancels};
 use crate::memory::{Memory, SmallBuffer};
 use crate::plan::Plan;
 use crate::read::{self, Files, Slot, Watch};
@@ -82,8 +83,10 @@ pub(super) struct Feed<W: Work> {
     arrived: Condvar,
     /// How many parts of the budget each tensor holds.
     holds: Box<[AtomicU32]>,
-    /// Nobody wants the rest, so no read is to begin: the stream was dropped, or has failed.
-    cancelled: AtomicBool,
+    /// One of the loader's handles: nobody wants the rest, since the stream was dropped, or has failed.
+    end: Cancel,
+    /// The others: by these the consumers' side may end the load.
+    cancels: Cancels,
 }
 
 struct State<W: Work> {
@@ -286,8 +289,7 @@ impl<W: Work> Feed<W> {
         Some((work, self.permit(charge)))
     }
 
-    /// Reads neighbouring tensors into memory of their own, charged to `permit`; the bytes of each in turn. Empty if the feed is
-    /// cancelled meanwhile.
+    /// Reads neighbouring tensors into memory of their own, charged to `permit`; the bytes of each in turn.
     pub(super) fn read_tensors(
         self: &Arc<Self>,
         range: Range<usize>,
@@ -306,27 +308,25 @@ impl<W: Work> Feed<W> {
             .map(|(memory, info)| memory.as_slot(info.bytes))
             .filter(|slot| !slot.memory.is_empty())
             .collect();
-        if !self.fill(tensors, &plan, slots, crew)? {
-            return Ok(Vec::new());
-        }
+        self.fill(tensors, &plan, slots, crew)?;
         let memory = memory.into_iter().zip(tensors);
         Ok(memory
             .map(|(memory, info)| self.filled(memory, info.bytes))
             .collect())
     }
 
-    /// Carries out the plan of `tensors`; `false` if some may have been left out, since the feed is cancelled.
+    /// Carries out the plan of `tensors`.
     pub(super) fn fill(
         &self,
         tensors: &[TensorInfo],
         plan: &Plan,
         slots: Vec<Slot<'_>>,
         crew: Crew,
-    ) -> Result<bool, Error> {
+    ) -> Result<(), Error> {
         let watch = Watch {
             meter: &self.meter,
             observer: &*self.loader.observer,
-            cancelled: &self.cancelled,
+            cancels: &self.loader.cancels,
         };
         let bytes: u64 = tensors.iter().map(|info| info.bytes).sum();
         let tasks = plan.reads().len() + plan.gathers().len();
@@ -339,12 +339,8 @@ impl<W: Work> Feed<W> {
             WAITS.set(outer);
             filled?;
         }
-        if self.cancelled.load(Relaxed) {
-            return Ok(false);
-        }
         // A read beside a change brings whatever bytes it meets, zeros where a file is being cut off, and no error.
-        self.files.check_unchanged_under(tensors)?;
-        Ok(true)
+        self.files.check_unchanged_under(tensors)
     }
 
     /// The `len` bytes of memory that is filled.
@@ -490,7 +486,7 @@ impl<W: Work> Feed<W> {
 
     /// Takes no further work, and begins no further read; what was delivered may still be taken.
     fn stop(&self) {
-        self.cancelled.store(true, Relaxed);
+        self.end.cancel();
         self.state.lock().work.clear();
     }
 
