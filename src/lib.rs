@@ -30,6 +30,8 @@
 //! The command `ckload` is built on this library; [`synth`] writes checkpoints to try it with.
 
 pub mod synth;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 
 pub use ckload_loaders::{
     AllocationReport, Arrangement, Block, ByteOrder, ByteSize, Bytes, Cancel, Checkpoint, Chunk,
