@@ -32,6 +32,8 @@
 #[cfg(feature = "candle")]
 pub mod candle;
 pub mod synth;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 
 pub use ckload_loaders::{
     AllocationReport, Arrangement, Block, ByteOrder, ByteSize, Bytes, Cancel, Checkpoint, Chunk,
