@@ -29,6 +29,8 @@
 //!
 //! The command `ckload` is built on this library; [`synth`] writes checkpoints to try it with.
 
+#[cfg(feature = "safetensors")]
+pub mod safetensors;
 pub mod synth;
 
 pub use ckload_loaders::{
