@@ -29,6 +29,8 @@
 //!
 //! The command `ckload` is built on this library; [`synth`] writes checkpoints to try it with.
 
+#[cfg(feature = "burn")]
+pub mod burn;
 #[cfg(feature = "safetensors")]
 pub mod safetensors;
 pub mod synth;
