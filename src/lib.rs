@@ -29,8 +29,12 @@
 //!
 //! The command `ckload` is built on this library; [`synth`] writes checkpoints to try it with.
 
+#[cfg(feature = "burn")]
+pub mod burn;
 #[cfg(feature = "candle")]
 pub mod candle;
+#[cfg(feature = "safetensors")]
+pub mod safetensors;
 pub mod synth;
 #[cfg(feature = "tokio")]
 pub mod tokio;

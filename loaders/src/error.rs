@@ -367,6 +367,20 @@ pub enum Error {
         byte_order: crate::ByteOrder,
     },
 
+    /// A safetensors file cannot hold tensors of this type.
+    #[error(
+        "the tensor {tensor:?} of {} is {dtype}, for which safetensors has no type; leave it out with a `Select`, or convert the checkpoint",
+        path.display()
+    )]
+    NotInSafetensors {
+        /// The tensor's file.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// Its element type.
+        dtype: crate::Dtype,
+    },
+
     /// A pattern is not a valid glob.
     #[error("{pattern:?} is not a valid glob: {source}")]
     Pattern {
@@ -465,6 +479,7 @@ impl Error {
             Self::Target { .. } => "target",
             Self::WrongDtype { .. } => "wrong_dtype",
             Self::ForeignByteOrder { .. } => "foreign_byte_order",
+            Self::NotInSafetensors { .. } => "not_in_safetensors",
             Self::Pattern { .. } => "pattern",
             Self::Manifest { .. } => "manifest",
             Self::NoSuchRank { .. } => "no_such_rank",
@@ -498,6 +513,7 @@ impl Error {
             | Self::DuplicateTensor { path, .. }
             | Self::Changed { path, .. }
             | Self::Read { path, .. }
+            | Self::NotInSafetensors { path, .. }
             | Self::Manifest { path, .. }
             | Self::UnknownTensor { path, .. } => Some(path),
             Self::NotCached { repo, .. } => Some(Path::new(repo)),

@@ -2,6 +2,7 @@
 
 use std::any::type_name;
 use std::fmt;
+use std::path::Path;
 
 use bytes::Bytes;
 
@@ -53,6 +54,12 @@ impl Tensor {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.info().name
+    }
+
+    /// The file that it was loaded from.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.checkpoint.files()[self.info().file].path
     }
 
     /// The type of its elements.
@@ -111,6 +118,30 @@ impl Tensor {
             return Ok(&[]); // an empty `Bytes` is not aligned
         }
         Ok(bytemuck::cast_slice(&self.bytes))
+    }
+
+    /// The tensor as a view of the safetensors crate, without a copy.
+    ///
+    /// # Errors
+    ///
+    /// safetensors has no such type; the bytes are big-endian, which its views never are.
+    #[cfg(feature = "safetensors")]
+    pub fn view(&self) -> Result<safetensors::tensor::TensorView<'_>, Error> {
+        let not_held = || Error::NotInSafetensors {
+            path: self.path().to_owned(),
+            tensor: self.name().to_owned(),
+            dtype: self.dtype(),
+        };
+        let dtype = self.dtype().to_safetensors().ok_or_else(not_held)?;
+        if self.dtype().alignment() > 1 && self.info().byte_order != ByteOrder::Little {
+            return Err(Error::ForeignByteOrder {
+                tensor: self.name().to_owned(),
+                byte_order: self.info().byte_order,
+            });
+        }
+        let shape = self.shape().iter().map(|&dim| dim as usize).collect();
+        // Sizes were checked when the header was read: this cannot fail.
+        safetensors::tensor::TensorView::new(dtype, shape, &self.bytes).map_err(|_| not_held())
     }
 }
 
