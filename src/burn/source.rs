@@ -100,19 +100,17 @@ impl Source {
     pub(super) fn draw(&self, name: &str) -> Result<BurnBytes, burn_pack::Error> {
         let mut delivery = self.delivery();
         let is_resident = matches!(*delivery, Delivery::Resident(_));
-        let tensor = match delivery.take(name) {
-            Ok(Some(tensor)) => tensor,
-            Ok(None) => {
-                drop(delivery);
-                self.load_one(name).map_err(|error| as_text(&error))?
-            }
-            Err(error) => return Err(error),
+        let delivered = delivery.take(name)?;
+        drop(delivery);
+        let tensor = match delivered {
+            Some(tensor) => Ok(tensor),
+            None => self.load_one(name),
         };
-        if is_resident && tensor.bytes().len() <= COPIED_BYTES {
-            check_booleans(&tensor).map_err(|error| as_text(&error))?;
-            return Ok(BurnBytes::from_bytes_vec(tensor.bytes().to_vec()));
-        }
-        shared_bytes(&tensor).map_err(|error| as_text(&error))
+        let bytes = tensor.and_then(|tensor| match tensor.bytes().len() {
+            ..=COPIED_BYTES if is_resident => copied_bytes(&tensor),
+            _ => shared_bytes(&tensor),
+        });
+        bytes.map_err(|error| as_text(&error))
     }
 
     fn load_one(&self, name: &str) -> Result<Tensor, Error> {
@@ -157,6 +155,11 @@ impl Feed {
         }
         Ok(None)
     }
+}
+
+fn copied_bytes(tensor: &Tensor) -> Result<BurnBytes, Error> {
+    check_booleans(tensor)?;
+    Ok(BurnBytes::from_bytes_vec(tensor.bytes().to_vec()))
 }
 
 /// burn-pack's errors are texts.

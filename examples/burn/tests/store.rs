@@ -181,8 +181,11 @@ fn saving_is_refused() {
 #[test]
 fn a_module_of_flex_keeps_the_pools_memory_and_gives_it_back() {
     let (_folder, path) = classifier();
-    // With a limit a pool leaves nothing to one thread alone.
-    let pool = BufferPool::builder().max_bytes(64 << 20).build();
+    // With a limit a pool leaves nothing to one thread alone. By default it keeps nothing as small as this model.
+    let pool = BufferPool::builder()
+        .max_bytes(64 << 20)
+        .min_buffer_size(64 * KIB)
+        .build();
     let loader = Loader::new().pool(&pool);
     let renamed = || {
         CheckpointStore::from_file(&path)
@@ -328,6 +331,45 @@ fn a_stream_that_breaks_off_is_the_loads_error_whatever_is_validated() {
     let error = module.load_from(&mut store).expect_err("the file is cut");
     assert!(matches!(error, Error::Load(_)), "{error}");
     assert!(error.to_string().contains("model.safetensors"), "{error}");
+}
+
+#[test]
+fn a_tensor_that_is_drawn_twice_comes_twice() {
+    let (_folder, path) = classifier();
+    let mut expected = row();
+    let result = expected.load_from(&mut theirs(&path)).expect("it fits");
+    for streamed in [false, true] {
+        let mut module = row();
+        let mut store = ours(&path)
+            .with_from_adapter(PeekingAdapter)
+            .streamed(streamed);
+        let found = module.load_from(&mut store).expect("it fits");
+        assert_same((&module, &found), (&expected, &result));
+    }
+}
+
+/// Looks at each tensor's bytes before it adapts it.
+#[derive(Clone)]
+struct PeekingAdapter;
+
+impl burn_store::ModuleAdapter for PeekingAdapter {
+    fn adapt(
+        &self,
+        tensor: burn_store::burn_pack::Tensor,
+        context: burn_store::ModuleContext<'_>,
+    ) -> burn_store::burn_pack::Tensor {
+        let bytes = tensor.to_bytes().expect("it can be read");
+        assert_eq!(bytes.len(), tensor.byte_len());
+        PyTorchToBurnAdapter.adapt(tensor, context)
+    }
+
+    fn get_alternative_param_name(&self, parameter: &str, module: &str) -> Option<String> {
+        PyTorchToBurnAdapter.get_alternative_param_name(parameter, module)
+    }
+
+    fn clone_box(&self) -> Box<dyn burn_store::ModuleAdapter> {
+        Box::new(self.clone())
+    }
 }
 
 /// Cuts the checkpoint's file when the first tensor has come.
