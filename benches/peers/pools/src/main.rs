@@ -2,10 +2,10 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use ckload_peers::{
+use ckload_peers_machine::Machine;
+use ckload_peers_pools::{
     measure::{self, Effort},
-    report, rows,
-    save::{self, Machine},
+    report, rows, save,
 };
 use clap::Parser;
 

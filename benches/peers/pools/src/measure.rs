@@ -6,9 +6,10 @@ use std::{
     time::Duration,
 };
 
+use ckload_peers_machine::Ticks;
 use serde::Serialize;
 
-use crate::{pools::Peer, quiet::Ticks};
+use crate::pools::Peer;
 
 /// A disturbed round is measured again up to so many times.
 const PATIENCE: usize = 20;

@@ -12,7 +12,7 @@
 
 use std::{env, hint::black_box, io, process::Command};
 
-use ckload_peers::pools::{
+use ckload_peers_pools::pools::{
     ArrayQueuePool, BytesMutArena, Ckload, Knobs, Lifeguard, Malloc, ObjectPool, Opool, Peer, Pool,
     ShardedSlab, Stack, Zeropool03, Zeropool07,
 };

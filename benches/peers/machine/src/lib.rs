@@ -1,4 +1,6 @@
-//! Raw results, kept for comparison, with what a reader must know of the machine.
+//! What a benchmark must know and tell of the machine that it runs on.
+
+mod quiet;
 
 use std::{
     fs, io,
@@ -9,12 +11,9 @@ use std::{
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use crate::{
-    measure::{Cell, Effort, Measured},
-    report,
-};
+pub use self::quiet::Ticks;
 
-/// What ran the rows.
+/// What a reader must know of a machine to judge a figure.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
     /// The processor's model.
@@ -43,6 +42,17 @@ impl Machine {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             huge_pages: chosen(&read("/sys/kernel/mm/transparent_hugepage/enabled")),
         }
+    }
+
+    /// Makes the folder for raw results of this machine and `date` under `parent`.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made.
+    pub fn folder(&self, parent: &Path, date: &str) -> io::Result<PathBuf> {
+        let folder = parent.join(format!("{date}-{}", self.slug()));
+        fs::create_dir_all(&folder)?;
+        Ok(folder)
     }
 
     /// A short name for a folder: the processor's and the number of CPUs.
@@ -75,86 +85,10 @@ fn chosen(text: &str) -> String {
     bracketed.map_or("unknown", |(word, _)| word).to_owned()
 }
 
-#[derive(Serialize)]
-struct Run<'a> {
-    schema: u32,
-    date: String,
-    machine: &'a Machine,
-    effort: Effort,
-    rows: Vec<SavedRow<'a>>,
-}
-
-#[derive(Serialize)]
-struct SavedRow<'a> {
-    title: &'a str,
-    /// Operations in the unit of the table; the samples are per operation.
-    unit_ops: u32,
-    best_other: Option<&'static str>,
-    ratio: Option<f64>,
-    best_shared: Option<&'static str>,
-    ratio_to_shared: Option<f64>,
-    goals: Vec<SavedGoal>,
-    disturbed_rounds: usize,
-    cells: &'a [Cell],
-}
-
-#[derive(Serialize)]
-struct SavedGoal {
-    goal: String,
-    met: bool,
-}
-
-/// Writes `peers.json` and `peers.md` into a folder for this date and machine; returns the folder.
-///
-/// # Errors
-///
-/// If the folder or a file in it cannot be written.
-pub fn save(
-    folder: &Path,
-    machine: &Machine,
-    effort: Effort,
-    groups: &[Vec<Measured>],
-) -> io::Result<PathBuf> {
-    let date = OffsetDateTime::now_utc().date().to_string();
-    let folder = folder.join(format!("{date}-{}", machine.slug()));
-    fs::create_dir_all(&folder)?;
-    let run = Run {
-        schema: 1,
-        date,
-        machine,
-        effort,
-        rows: groups
-            .iter()
-            .flat_map(|group| group.iter().map(|row| saved(row, group)))
-            .collect(),
-    };
-    let mut json = serde_json::to_string_pretty(&run)?;
-    json.push('\n');
-    fs::write(folder.join("peers.json"), json)?;
-    fs::write(folder.join("peers.md"), report::markdown(groups))?;
-    Ok(folder)
-}
-
-fn saved<'a>(row: &'a Measured, group: &[Measured]) -> SavedRow<'a> {
-    let all = report::against_all(row);
-    let shared = report::against_shared(row);
-    SavedRow {
-        title: &row.row.title,
-        unit_ops: row.row.unit_ops,
-        best_other: all.map(|verdict| verdict.best.name()),
-        ratio: all.map(|verdict| verdict.ratio),
-        best_shared: shared.map(|verdict| verdict.best.name()),
-        ratio_to_shared: shared.map(|verdict| verdict.ratio),
-        goals: row
-            .row
-            .goals
-            .iter()
-            .filter_map(|goal| report::check(goal, row, group))
-            .map(|(goal, met)| SavedGoal { goal, met })
-            .collect(),
-        disturbed_rounds: row.disturbed,
-        cells: &row.cells,
-    }
+/// The date, as `2026-11-26`.
+#[must_use]
+pub fn today() -> String {
+    OffsetDateTime::now_utc().date().to_string()
 }
 
 #[cfg(test)]

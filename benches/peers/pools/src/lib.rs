@@ -4,7 +4,7 @@
 //! cargo run --release                         # every row, about three minutes; a table on standard output
 //! cargo run --release -- --quick              # a smoke run of some seconds; its figures mean nothing
 //! cargo run --release -- --rows threads       # only rows whose title contains the word
-//! cargo run --release -- --save ../runs       # also writes runs/<date>-<machine>/peers.{json,md}
+//! cargo run --release -- --save ../../runs      # also writes runs/<date>-<machine>/pools.{json,md}
 //! cargo run --release --bin hot               # instructions per get + drop, counted by callgrind
 //! ```
 //!
@@ -40,7 +40,6 @@
 
 pub mod measure;
 pub mod pools;
-pub mod quiet;
 pub mod report;
 pub mod rows;
 pub mod save;
