@@ -3,7 +3,8 @@
 use std::mem;
 
 use bytemuck::allocation::{cast_vec, try_zeroed_vec};
-use candle_core::{CpuStorage, DType, Error, Result};
+use candle_core::op::BackpropOp;
+use candle_core::{CpuStorage, DType, Error, Result, Storage, Tensor};
 use float8::F8E4M3;
 use rustix::mm::Advice;
 
@@ -75,8 +76,13 @@ impl Memory {
         }
     }
 
-    /// The same memory, as elements of `dtype`, which is as wide.
-    pub(super) fn into_storage(self, dtype: DType) -> CpuStorage {
+    /// A tensor in this memory, of elements of `dtype`, which is as wide.
+    pub(super) fn into_tensor(self, dtype: DType, dims: Vec<usize>) -> Tensor {
+        let storage = Storage::Cpu(self.into_storage(dtype));
+        Tensor::from_storage(storage, dims, BackpropOp::none(), false)
+    }
+
+    fn into_storage(self, dtype: DType) -> CpuStorage {
         match (self, dtype) {
             (Self::One(values), DType::F8E4M3) => {
                 // Of one size and alignment, so the standard library keeps the memory.
