@@ -149,8 +149,8 @@ struct Tensors {
 }
 
 impl Tensors {
-    /// Adds a tensor; gives it back, and the number of the one that has its name, if there is one.
-    fn push(&mut self, info: TensorInfo) -> Result<(), (usize, TensorInfo)> {
+    /// Adds a tensor; gives its name back, and the number of the one that has it, if there is one.
+    fn push(&mut self, info: TensorInfo) -> Result<(), (usize, String)> {
         let Self {
             infos,
             by_name,
@@ -163,7 +163,7 @@ impl Tensors {
             |number| hasher.hash_one(name_of(number)),
         );
         match slot {
-            Entry::Occupied(first) => Err((*first.get() as usize, info)),
+            Entry::Occupied(first) => Err((*first.get() as usize, info.name)),
             Entry::Vacant(slot) => {
                 slot.insert(infos.len() as u32);
                 infos.push(info);
@@ -245,12 +245,12 @@ impl Checkpoint {
                 }
                 info.file = number;
                 bytes = checked_sum(bytes, &info, &file.path)?;
-                if let Err((first, info)) = tensors.push(info) {
+                if let Err((first, tensor)) = tensors.push(info) {
                     let first = &opened.files[tensors.infos[first].file];
                     return Err(Error::DuplicateTensor {
                         path: file.path,
                         first: first.path.clone(),
-                        tensor: info.name,
+                        tensor,
                     });
                 }
             }

@@ -130,3 +130,21 @@ impl TensorInfo {
             .ok_or_else(|| "a part would cut a block of packed elements".to_owned())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Dtype;
+
+    #[test]
+    fn a_part_says_of_what_it_is_a_part() {
+        let whole = TensorInfo::in_place("x".to_owned(), Dtype::F32, vec![8, 6], 192, 64);
+        assert!(whole.shards().is_empty());
+        let (rows, columns) = (Shard::new(0, 1, 4), Shard::new(1, 2, 3));
+        let part = whole.part(rows).expect("it is even");
+        assert_eq!(part.shards(), [rows]);
+        let part = part.part(columns).expect("it is even");
+        assert_eq!(part.shards(), [rows, columns]);
+        assert_eq!(part.shape, [2, 2]);
+    }
+}

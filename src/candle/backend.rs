@@ -7,6 +7,7 @@ use candle_nn::Init;
 use candle_nn::var_builder::SimpleBackend;
 
 use super::loading::{Loading, missing};
+use super::memory::Memory;
 use super::{convert, dtype};
 use crate::{Checkpoint, Model, TensorInfo};
 
@@ -50,8 +51,14 @@ impl Resident {
         let loaded = self.0.tensor(name).map_err(Error::wrap)?;
         let info = loaded.info();
         dtype::held_as(info, Some(wanted))?;
-        let shape = dtype::dims(info);
-        convert::raw(info.dtype, loaded.bytes(), &shape, device)?.to_dtype(wanted)
+        let dims = dtype::dims(info);
+        if !device.is_cpu() || !dtype::is_converted(info, wanted) {
+            return convert::raw(info.dtype, loaded.bytes(), &dims, device)?.to_dtype(wanted);
+        }
+        let elements: usize = dims.iter().product();
+        let mut memory = Memory::fresh(wanted, elements * dtype::width(wanted))?;
+        convert::convert(info.dtype, loaded.bytes(), wanted, memory.bytes_mut())?;
+        Ok(memory.into_tensor(wanted, dims))
     }
 }
 

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use candle_core::op::BackpropOp;
-use candle_core::{DType, Error, Result, Storage, Tensor};
+use candle_core::{DType, Error, Result};
 
 use super::convert::convert;
 use super::dtype;
@@ -56,9 +55,8 @@ fn base(group: &Group, mut lease: Lease) -> Base {
     let memory = lease.into_memory();
     let dims = group.dims.clone();
     let dims = dims.unwrap_or_else(|| vec![memory.len() / memory.width()]);
-    let storage = Storage::Cpu(memory.into_storage(group.dtype));
     Base {
-        tensor: Tensor::from_storage(storage, dims, BackpropOp::none(), false),
+        tensor: memory.into_tensor(group.dtype, dims),
         origin,
     }
 }

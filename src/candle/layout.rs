@@ -7,8 +7,8 @@ use candle_core::{DType, Device, Result, Tensor};
 use super::dtype;
 use crate::{Arrangement, Checkpoint, TensorInfo};
 
-/// Tensors share storages of up to this many bytes; a larger one has its own.
-const GROUP_BYTES: usize = 64 << 20;
+/// Tensors share storages of up to this many bytes, a page less than whole huge pages; a larger one has its own.
+const GROUP_BYTES: usize = (64 << 20) - PAGE;
 
 /// Where a tensor starts, if nothing better is known: at a line of the CPU's cache.
 const LINE: usize = 64;
@@ -184,5 +184,98 @@ impl Place {
         let start = (base.origin + self.offset) / dtype::width(self.dtype);
         let len = self.dims.iter().product();
         base.tensor.narrow(0, start, len)?.reshape(&self.dims[..])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+    use std::path::Path;
+
+    use fastrand::Rng;
+
+    use super::*;
+
+    /// A checkpoint of tensors of these types and sizes in elements, whose data are a hole in the file.
+    fn checkpoint(path: &Path, tensors: &[(&str, usize, usize)]) -> Checkpoint {
+        let mut header = String::from("{");
+        let mut end = 0;
+        for (number, (dtype, width, len)) in tensors.iter().enumerate() {
+            let start = end;
+            end += width * len;
+            let comma = if number > 0 { "," } else { "" };
+            header += &format!(
+                r#"{comma}"{number:05}":{{"dtype":"{dtype}","shape":[{len}],"data_offsets":[{start},{end}]}}"#
+            );
+        }
+        header += "}";
+        let mut file = File::create(path).expect("a disk with room");
+        file.write_all(&(header.len() as u64).to_le_bytes())
+            .and_then(|()| file.write_all(header.as_bytes()))
+            .and_then(|()| file.set_len((8 + header.len() + end) as u64))
+            .expect("a disk with room");
+        Checkpoint::open(path).expect("a valid file")
+    }
+
+    #[test]
+    fn tensors_lie_apart_and_aligned_in_groups_that_are_not_too_large() {
+        let seed = fastrand::u64(..);
+        eprintln!("seed {seed}");
+        let mut random = Rng::with_seed(seed);
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let types = [("F32", 4), ("BF16", 2), ("U8", 1), ("I64", 8), ("U16", 2)];
+        for wanted in [None, Some(DType::F32), Some(DType::F16)] {
+            let tensors: Vec<_> = (0..300)
+                .map(|_| {
+                    let (dtype, width) = types[random.usize(..types.len())];
+                    let most = [1, 100, 100_000, 3_000_000][random.usize(..4)];
+                    (dtype, width, random.usize(..=most))
+                })
+                .chain([("F32", 4, 40_000_000)])
+                .collect();
+            let checkpoint = checkpoint(&folder.path().join("model.safetensors"), &tensors);
+            let layout = Layout::new(&checkpoint, wanted, &Device::Cpu);
+            let mut placed = 0;
+            for group in &layout.groups {
+                assert!(group.bytes <= GROUP_BYTES || group.members.len() == 1);
+                let mut end = 0;
+                for member in &group.members {
+                    assert!(member.offset >= end);
+                    assert!(member.offset.is_multiple_of(dtype::width(group.dtype)));
+                    end = member.end();
+                    placed += 1;
+                }
+                assert!(end + PAGE <= group.bytes, "room for the way to a page");
+            }
+            assert_eq!(placed, tensors.len());
+            // Tensors that follow one another in the file leave little between them.
+            let bytes: usize = layout.groups.iter().map(|group| group.bytes).sum();
+            let members = layout.groups.iter().flat_map(|group| &group.members);
+            let needed: usize = members.map(|member| member.bytes).sum();
+            assert!(bytes <= needed + needed / 16, "{bytes} for {needed}");
+        }
+    }
+
+    #[test]
+    fn tensors_lie_in_step_with_their_file_where_that_costs_little() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("model.safetensors");
+        let checkpoint = checkpoint(
+            &path,
+            &[("U8", 1, 1 << 20), ("U8", 1, 5), ("U8", 1, 1 << 20)],
+        );
+        let layout = Layout::new(&checkpoint, None, &Device::Cpu);
+        let [group] = &layout.groups[..] else {
+            panic!("one type, one group");
+        };
+        for member in &group.members {
+            let in_file = checkpoint.tensors()[member.tensor].offset as usize;
+            assert_eq!(member.offset % PAGE, in_file % PAGE);
+        }
+        assert_eq!(
+            group.members[2].offset - group.members[0].offset,
+            (1 << 20) + 5
+        );
     }
 }

@@ -138,7 +138,9 @@ impl Loading {
         let is_same = self.job.dtype == Some(wanted);
         let is_unrounded = || {
             let held = dtype::held_as(info, self.job.dtype);
-            held.is_ok_and(|held| dtype::of(info.dtype) == Some(held))
+            held.is_ok_and(|held| {
+                dtype::of(info.dtype) == Some(held) && convert::is_safe(held, wanted)
+            })
         };
         if is_same || is_unrounded() {
             return self.tensor(info)?.to_device(device)?.to_dtype(wanted);

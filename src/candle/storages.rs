@@ -15,11 +15,6 @@ use super::loading::{Job, Loading};
 use super::memory::Memory;
 use crate::{ByteSize, Checkpoint, Loader};
 
-/// New memory of this size or more is as large as a multiple of [`STEP_BYTES`], so that it suits models that differ a little.
-const STEPPED_BYTES: usize = 16 << 20;
-
-const STEP_BYTES: usize = 2 << 20;
-
 /// Keeps the memory of candle's tensors for the next model, since candle owns what its tensors lie in and a pool cannot lend it.
 ///
 /// [`build`](Self::build) loads a model on the CPU. When it is dropped, the memory of its weights comes back, and the next model is loaded
@@ -154,11 +149,6 @@ impl Storages {
     }
 
     fn fresh(&self, dtype: DType, bytes: usize) -> Result<Memory> {
-        let bytes = if bytes < STEPPED_BYTES {
-            bytes
-        } else {
-            bytes.next_multiple_of(STEP_BYTES)
-        };
         let memory = Memory::fresh(dtype, bytes)?;
         let mut kept = self.lock();
         kept.stats.fresh += 1;

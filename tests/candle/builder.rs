@@ -9,7 +9,7 @@ use ckload::{ByteSize, Checkpoint, Dtype as Ours, Loader, Select};
 use fastrand::Rng;
 use safetensors::Dtype;
 
-use crate::support::{Content, PLAIN, bits, message, seed, write, write_odd};
+use crate::support::{self, Content, PLAIN, bits, message, seed, write, write_odd};
 
 /// Candle's own builder.
 #[allow(unsafe_code)]
@@ -111,8 +111,14 @@ fn every_conversion_is_candles_bit_by_bit() {
         let theirs = candles(&path, dtype);
         let resident = ckload::candle::var_builder_of(&model, dtype, &Device::Cpu);
         let ours = ours(&path, dtype, &Loader::new());
-        for Content { name, shape, .. } in &contents {
-            let wanted = theirs.get(&shape[..], name);
+        for Content {
+            name,
+            shape,
+            dtype: of,
+            ..
+        } in &contents
+        {
+            let wanted = support::theirs(&theirs, *of, shape, name);
             for vb in [&ours, &resident] {
                 assert!(vb.contains_tensor(name));
                 match (&wanted, vb.get(&shape[..], name)) {
@@ -160,8 +166,14 @@ fn random_checkpoints_load_alike_whatever_the_loader() {
         let (theirs, ours) = (candles(&path, dtype), ours(&path, dtype, &loader));
         let mut order: Vec<&Content> = contents.iter().collect();
         random.shuffle(&mut order);
-        for Content { name, shape, .. } in order {
-            let theirs = theirs.get(&shape[..], name).expect("a known type");
+        for Content {
+            name,
+            shape,
+            dtype: of,
+            ..
+        } in order
+        {
+            let theirs = support::theirs(&theirs, *of, shape, name).expect("a known type");
             let ours = ours.get(&shape[..], name).expect("a known type");
             assert!(bits(&ours) == bits(&theirs), "{name} as {dtype:?}");
         }

@@ -1,5 +1,6 @@
 //! GGUF against candle's own reader.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -28,24 +29,25 @@ const TYPES: [GgmlDType; 15] = [
     GgmlDType::Q8K,
 ];
 
-fn write() -> (TempDir, PathBuf) {
+/// A file of tensors of every type, and the tensors.
+fn write() -> (TempDir, PathBuf, HashMap<String, QTensor>) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("model.gguf");
-    let mut tensors = Vec::new();
+    let mut written = HashMap::new();
     for dtype in TYPES {
         for shape in [&[256][..], &[6, 512], &[2, 3, 256]] {
             let values = Tensor::randn(0_f32, 1.0, shape, &Device::Cpu).expect("numbers");
             let tensor = QTensor::quantize(&values, dtype).expect("whole blocks");
-            tensors.push((format!("{dtype:?}.{}", shape.len()), tensor));
+            written.insert(format!("{dtype:?}.{}", shape.len()), tensor);
         }
     }
-    let tensors: Vec<(&str, &QTensor)> = tensors
+    let tensors: Vec<(&str, &QTensor)> = written
         .iter()
         .map(|(name, tensor)| (name.as_str(), tensor))
         .collect();
     let mut file = File::create(&path).expect("a disk with room");
     gguf_file::write(&mut file, &[], &tensors).expect("a disk with room");
-    (folder, path)
+    (folder, path, written)
 }
 
 fn open(path: &Path) -> (File, gguf_file::Content) {
@@ -56,7 +58,7 @@ fn open(path: &Path) -> (File, gguf_file::Content) {
 
 #[test]
 fn every_type_loads_as_candle_loads_it() {
-    let (_folder, path) = write();
+    let (_folder, path, written) = write();
     let checkpoint = Checkpoint::open(&path).expect("a valid file");
     let ours = ckload::candle::load_quantized(&Loader::new(), &checkpoint, &Device::Cpu);
     let ours = ours.expect("candle has all types");
@@ -64,22 +66,24 @@ fn every_type_loads_as_candle_loads_it() {
     assert_eq!(ours.len(), 3 * TYPES.len());
     assert_eq!(ours.len(), content.tensor_infos.len());
     for (name, ours) in &ours {
-        let theirs = content
-            .tensor(&mut file, name, &Device::Cpu)
-            .expect("it is there");
-        assert_eq!(
-            (ours.dtype(), ours.shape()),
-            (theirs.dtype(), theirs.shape()),
-            "{name}"
-        );
-        let (ours, theirs) = (ours.data().expect("bytes"), theirs.data().expect("bytes"));
-        assert!(ours == theirs, "{name}");
+        let mut theirs = vec![&written[name]];
+        let read = content.tensor(&mut file, name, &Device::Cpu);
+        // Candle writes these types, but does not read them.
+        let is_unread = matches!(ours.dtype(), GgmlDType::Q8_1 | GgmlDType::Q8K);
+        assert_eq!(read.is_err(), is_unread, "{name}");
+        theirs.extend(read.as_ref().ok());
+        for theirs in theirs {
+            assert_eq!(ours.dtype(), theirs.dtype(), "{name}");
+            assert_eq!(ours.shape(), theirs.shape(), "{name}");
+            let (ours, theirs) = (ours.data().expect("bytes"), theirs.data().expect("bytes"));
+            assert!(ours == theirs, "{name}");
+        }
     }
 }
 
 #[test]
 fn a_builder_gives_what_is_not_quantised_and_refuses_the_rest_by_name() {
-    let (_folder, path) = write();
+    let (_folder, path, _) = write();
     let checkpoint = Checkpoint::open(&path).expect("a valid file");
     let loader = Loader::new();
     let vb = ckload::candle::var_builder(&loader, &checkpoint, DType::F32, &Device::Cpu);
@@ -107,7 +111,7 @@ fn a_builder_gives_what_is_not_quantised_and_refuses_the_rest_by_name() {
 
 #[test]
 fn types_that_candle_lacks_are_named() {
-    let (_folder, path) = write();
+    let (_folder, path, _) = write();
     let mut bytes = fs::read(&path).expect("just written");
     // `F32.2` becomes a tensor of I32: behind its name are the number of dimensions, two of them, and the type.
     let name = b"F32.2";
@@ -124,7 +128,7 @@ fn types_that_candle_lacks_are_named() {
 
 #[test]
 fn a_file_cut_short_is_an_error() {
-    let (_folder, path) = write();
+    let (_folder, path, _) = write();
     let checkpoint = Checkpoint::open(&path).expect("a valid file");
     let len = fs::metadata(&path).expect("just written").len();
     File::options()

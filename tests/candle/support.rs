@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use candle_core::{CpuStorage, DType, Error, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Error, Result, Storage, Tensor};
+use candle_nn::VarBuilder;
 use fastrand::Rng;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize_to_file};
@@ -96,6 +97,21 @@ pub(crate) fn bits(tensor: &Tensor) -> (DType, Vec<usize>, Vec<u8>) {
         | CpuStorage::F8E8M0(bytes) => bytes.clone(),
     };
     (tensor.dtype(), tensor.dims().to_vec(), bytes)
+}
+
+/// What candle's own builder gives. Candle 0.11 overflows the stack on the way from `F8E4M3` to `F64`: `F32` on the way is exact.
+pub(crate) fn theirs(
+    vb: &VarBuilder<'_>,
+    dtype: Dtype,
+    shape: &[usize],
+    name: &str,
+) -> Result<Tensor> {
+    if dtype == Dtype::F8_E4M3 && vb.dtype() == DType::F64 {
+        let exact = vb.to_dtype(DType::F32).get(shape, name)?;
+        exact.to_dtype(DType::F64)
+    } else {
+        vb.get(shape, name)
+    }
 }
 
 /// An error's message, without where it was made.
