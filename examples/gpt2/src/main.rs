@@ -3,6 +3,7 @@
 //! `cargo run --release --manifest-path examples/Cargo.toml -p ckload-example-gpt2 [MODEL]`
 
 mod child;
+mod free_memory;
 mod page_cache;
 mod rounds;
 
@@ -20,6 +21,7 @@ use clap::Parser;
 use etcetera::{BaseStrategy, choose_base_strategy};
 
 use child::{Task, Way};
+use free_memory::FreeMemory;
 
 /// Measures the time to the first token with candle's loader and with ckload, and compares all logits.
 #[derive(Parser)]
@@ -38,6 +40,9 @@ struct Arguments {
     /// Tokens to go on with.
     #[arg(long, default_value_t = 8)]
     tokens: usize,
+    /// The machine's free memory before each measurement; in a virtual machine what was not touched for some seconds may cost more.
+    #[arg(long, value_enum, default_value_t = FreeMemory::Touched)]
+    free_memory: FreeMemory,
     /// Be the process that is measured.
     #[arg(long, hide = true, requires_all = ["model", "config"])]
     child: Option<Way>,
@@ -77,7 +82,7 @@ fn run(arguments: Arguments) -> Result<()> {
         model,
         prompt: arguments.prompt,
     };
-    let first = rounds::run(&task, arguments.runs)?;
+    let first = rounds::run(&task, arguments.runs, arguments.free_memory)?;
 
     let weights =
         ckload::candle::var_builder(&Loader::new(), &checkpoint, DType::F32, &Device::Cpu)?;

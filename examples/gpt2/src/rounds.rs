@@ -1,8 +1,11 @@
 //! All measurements, in turn, so that what disturbs the machine disturbs each way alike.
 
+use std::fs;
+
 use anyhow::{Context, Result, ensure};
 
 use crate::child::{self, Answer, Task, Way};
+use crate::free_memory::{self, FreeMemory};
 use crate::page_cache;
 
 const WAYS: [(Way, &str); 2] = [
@@ -22,7 +25,18 @@ struct Row {
 ///
 /// # Errors
 /// If a process fails, or the logits depend on who loaded the weights.
-pub(crate) fn run(task: &Task, runs: u32) -> Result<u32> {
+pub(crate) fn run(task: &Task, runs: u32, free_memory: FreeMemory) -> Result<u32> {
+    let bytes = fs::metadata(&task.model)?.len();
+    let measure = |way: usize, row: &mut Row| -> Result<Answer> {
+        if free_memory == FreeMemory::Touched {
+            free_memory::touch_and_free(bytes)?;
+        }
+        let (first_token, answer) = child::measure(WAYS[way].0, task)?;
+        row.first_token.push(first_token.as_secs_f64());
+        row.load.push(answer.load_seconds);
+        row.forward.push(answer.forward_seconds);
+        Ok(answer)
+    };
     let mut warm: [Row; 2] = Default::default();
     let mut cold: [Row; 2] = Default::default();
     let mut not_cold = None;
@@ -31,19 +45,23 @@ pub(crate) fn run(task: &Task, runs: u32) -> Result<u32> {
         // Each way goes first as often as the other.
         for way in [round % 2, (round + 1) % 2] {
             page_cache::fill(&task.model)?;
-            answers.push(measure(way, task, &mut warm[way])?);
+            answers.push(measure(way, &mut warm[way])?);
         }
         for way in [round % 2, (round + 1) % 2] {
             match page_cache::evict(&task.model)? {
-                Ok(()) => answers.push(measure(way, task, &mut cold[way])?),
+                Ok(()) => answers.push(measure(way, &mut cold[way])?),
                 Err(reason) => not_cold = Some(reason),
             }
         }
     }
     println!("{}: {:?}", task.model.display(), task.config);
     println!(
-        "from a process's start to the first token after {} others; medians of {runs} processes, in turn\n",
-        task.prompt.len()
+        "from a process's start to the first token after {} others; medians of {runs} processes, in turn; free memory {}\n",
+        task.prompt.len(),
+        match free_memory {
+            FreeMemory::Touched => "just touched",
+            FreeMemory::AsFound => "as it is found",
+        }
     );
     println!(
         "{:28}{:>14}{:>14}{:>14}",
@@ -55,14 +73,6 @@ pub(crate) fn run(task: &Task, runs: u32) -> Result<u32> {
         Some(reason) => println!("not cached: skipped: {reason}"),
     }
     same(&answers)
-}
-
-fn measure(way: usize, task: &Task, row: &mut Row) -> Result<Answer> {
-    let (first_token, answer) = child::measure(WAYS[way].0, task)?;
-    row.first_token.push(first_token.as_secs_f64());
-    row.load.push(answer.load_seconds);
-    row.forward.push(answer.forward_seconds);
-    Ok(answer)
 }
 
 fn print_rows(state: &str, rows: &mut [Row; 2]) {
