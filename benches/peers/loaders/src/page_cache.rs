@@ -24,6 +24,8 @@ impl State {
         let file = File::open(path)?;
         let bytes = file.metadata()?.len();
         if self == Self::Cold {
+            // What is not written yet does not go.
+            file.sync_all()?;
             fadvise(&file, 0, None, Advice::DontNeed)?;
         } else if usage::cached_bytes(&file).is_none_or(|cached| cached < bytes) {
             refill(&file)?;
