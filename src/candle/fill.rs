@@ -17,7 +17,7 @@ use crate::{Checkpoint, Chunks, Select};
 pub(super) fn load(job: &Job, groups: &[Group]) -> Result<Vec<Base>> {
     let mut leases = groups
         .iter()
-        .map(|group| Lease::new(job.storages.as_ref(), group.dtype, group.bytes))
+        .map(|group| Lease::new(job.storages.as_ref(), group.dtype, group.room()))
         .collect::<Result<Vec<_>>>()?;
     let tensors = job.checkpoint.tensors();
     let mut as_they_are: Vec<(&str, &mut [u8])> = Vec::new();

@@ -7,8 +7,14 @@ use candle_core::{DType, Device, Result, Tensor};
 use super::dtype;
 use crate::{Arrangement, Checkpoint, TensorInfo};
 
-/// Tensors share storages of up to this many bytes, a page less than whole huge pages; a larger one has its own.
-const GROUP_BYTES: usize = (64 << 20) - PAGE;
+/// Tensors share storages of up to this many bytes; a larger one has its own.
+const GROUP_BYTES: usize = 64 << 20;
+
+/// Storages of this size or more begin and end with huge pages.
+const HUGE_BYTES: usize = 16 << 20;
+
+/// The size of a huge page on most machines.
+const HUGE_PAGE: usize = 2 << 20;
 
 /// Where a tensor starts, if nothing better is known: at a line of the CPU's cache.
 const LINE: usize = 64;
@@ -27,8 +33,8 @@ pub(super) struct Layout {
 /// One storage.
 pub(super) struct Group {
     pub(super) dtype: DType,
-    /// The bytes that it takes, wherever memory starts.
-    pub(super) bytes: usize,
+    /// From its origin to the end of its last tensor.
+    bytes: usize,
     /// Its only tensor's dimensions, if candle is not to cut the storage.
     pub(super) dims: Option<Vec<usize>>,
     /// In file order.
@@ -104,7 +110,7 @@ impl Layout {
         let number = joined.unwrap_or_else(|| {
             self.groups.push(Group {
                 dtype,
-                bytes: if is_whole { 0 } else { PAGE },
+                bytes: 0,
                 dims: is_whole.then(|| dims.clone()),
                 members: Vec::new(),
             });
@@ -121,8 +127,7 @@ impl Layout {
         } else {
             offset_behind(end, info, dtype, bytes)
         };
-        // A page more, since the origin is at the first page that begins in the storage.
-        group.bytes = offset + bytes + if is_whole { 0 } else { PAGE };
+        group.bytes = offset + bytes;
         group.members.push(Member {
             tensor,
             offset,
@@ -161,13 +166,32 @@ impl Member {
 }
 
 impl Group {
-    /// How far into `memory` the origin is: at the first page that begins there, unless the storage is one tensor's.
-    pub(super) fn origin_in(&self, memory: &[u8]) -> usize {
-        if self.dims.is_some() {
-            0
-        } else {
-            memory.as_ptr().align_offset(PAGE)
+    /// The bytes of memory that it takes, wherever that starts.
+    ///
+    /// An allocator's own bytes lie in front of large memory, and have a small page put there, so that no huge one fits. The data begin with
+    /// the next huge page, and the last one is there in full: what is not touched costs addresses only. And storages are of few sizes, so
+    /// that one model finds what another left.
+    pub(super) fn room(&self) -> usize {
+        match self.alignment() {
+            Some(alignment) => self.bytes.next_multiple_of(alignment) + alignment,
+            None => self.bytes,
         }
+    }
+
+    /// How far into `memory` the origin is.
+    pub(super) fn origin_in(&self, memory: &[u8]) -> usize {
+        let alignment = self.alignment();
+        alignment.map_or(0, |alignment| memory.as_ptr().align_offset(alignment))
+    }
+
+    /// Where the origin may be; anywhere, if the storage is one tensor's.
+    fn alignment(&self) -> Option<usize> {
+        let alignment = if self.bytes < HUGE_BYTES {
+            PAGE
+        } else {
+            HUGE_PAGE
+        };
+        self.dims.is_none().then_some(alignment)
     }
 }
 
@@ -219,6 +243,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::print_stderr)]
     fn tensors_lie_apart_and_aligned_in_groups_that_are_not_too_large() {
         let seed = fastrand::u64(..);
         eprintln!("seed {seed}");
@@ -246,7 +271,7 @@ mod tests {
                     end = member.end();
                     placed += 1;
                 }
-                assert!(end + PAGE <= group.bytes, "room for the way to a page");
+                assert!(end + PAGE <= group.room(), "room for the way to a page");
             }
             assert_eq!(placed, tensors.len());
             // Tensors that follow one another in the file leave little between them.

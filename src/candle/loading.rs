@@ -234,7 +234,7 @@ impl Shared {
             let len = groups
                 .take_while(|group| {
                     let is_next = bytes < batch_bytes;
-                    bytes += group.bytes;
+                    bytes += group.room();
                     is_next
                 })
                 .count();

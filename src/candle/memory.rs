@@ -10,14 +10,8 @@ use rustix::mm::Advice;
 
 use super::dtype::width;
 
-/// From this size on memory is asked for in steps of a huge page. Less would waste too much of the last one.
-const STEPPED_BYTES: usize = 16 << 20;
-
-/// A huge page, on most machines.
-const STEP_BYTES: usize = 2 << 20;
-
-/// What an allocator may put before large memory: the rest of a page.
-const PAGE: usize = 4096;
+/// From this size on huge pages are asked for: there is room for whole ones.
+const HUGE_BYTES: usize = 4 << 20;
 
 /// A vector of the elements' width, so that it can be one of any type that is as wide, without a copy.
 pub(super) enum Memory {
@@ -35,17 +29,9 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// At least `bytes` zeros for elements of `dtype`, which no one has touched yet; exactly so many, up to the next element, below 16 MiB.
-    ///
-    /// Linux puts a mapping at the start of a huge page only if it is as long as some of them. And models that differ a little get memory of
-    /// the same sizes, so that one finds what the other left.
+    /// `bytes` zeros, up to the next whole element of `dtype`, which no one has touched yet.
     pub(super) fn fresh(dtype: DType, bytes: usize) -> Result<Self> {
         let width = width(dtype);
-        let bytes = if bytes < STEPPED_BYTES {
-            bytes
-        } else {
-            (bytes + PAGE).next_multiple_of(STEP_BYTES) - PAGE
-        };
         let len = bytes.div_ceil(width);
         let memory = match width {
             1 => try_zeroed_vec(len).map(Self::One),
@@ -151,17 +137,16 @@ impl Memory {
 
 /// Asks for huge pages behind `memory` before it is touched: most of what fresh memory costs is page faults.
 fn advise_huge_pages(memory: &mut [u8]) {
-    if memory.len() < STEPPED_BYTES {
+    if memory.len() < HUGE_BYTES {
         return;
     }
-    // From the start of its first page, or that part of a huge page would be left to small ones.
     let page = rustix::param::page_size();
-    let before = memory.as_ptr().addr() % page;
-    let len = (before + memory.len()).next_multiple_of(page);
-    let start = memory.as_mut_ptr().wrapping_sub(before);
+    let start = memory.as_mut_ptr();
+    let lead = start.align_offset(page);
+    let len = memory.len().saturating_sub(lead) / page * page;
     // Where the system has none to give, small pages do as well.
-    // SAFETY: All pages of the range are mapped, since each has a byte of `memory`. The advice changes no content of theirs, also not of what
-    // others have on the first and the last: it only says by how large pages the system may back them.
+    // SAFETY: The range is of whole pages that lie within `memory`, which is borrowed mutably. The advice changes no content: it only
+    // says by how large pages the system may back it.
     #[allow(unsafe_code)]
-    let _ = unsafe { rustix::mm::madvise(start.cast(), len, Advice::LinuxHugepage) };
+    let _ = unsafe { rustix::mm::madvise(start.add(lead).cast(), len, Advice::LinuxHugepage) };
 }

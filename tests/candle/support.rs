@@ -89,7 +89,10 @@ pub(crate) fn bits(tensor: &Tensor) -> (DType, Vec<usize>, Vec<u8>) {
         CpuStorage::F16(values) => bytemuck::cast_slice(&values[start..end]).to_vec(),
         CpuStorage::F32(values) => bytemuck::cast_slice(&values[start..end]).to_vec(),
         CpuStorage::F64(values) => bytemuck::cast_slice(&values[start..end]).to_vec(),
-        CpuStorage::F8E4M3(values) => values[start..end].iter().map(|v| v.to_bits()).collect(),
+        CpuStorage::F8E4M3(values) => {
+            let values = values[start..end].iter();
+            values.map(float8::F8E4M3::to_bits).collect()
+        }
         // Candle keeps all bytes of these, and counts elements.
         CpuStorage::F6E2M3(bytes)
         | CpuStorage::F6E3M2(bytes)
@@ -123,6 +126,7 @@ pub(crate) fn message(error: &Error) -> String {
 }
 
 /// A seed, which is printed if the test fails.
+#[allow(clippy::print_stderr)]
 pub(crate) fn seed() -> u64 {
     let seed = std::env::var("SEED")
         .ok()
