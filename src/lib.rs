@@ -29,6 +29,8 @@
 //!
 //! The command `ckload` is built on this library; [`synth`] writes checkpoints to try it with.
 
+#[cfg(feature = "candle")]
+pub mod candle;
 pub mod synth;
 #[cfg(feature = "tokio")]
 pub mod tokio;

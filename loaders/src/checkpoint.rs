@@ -20,7 +20,7 @@ use crate::plan::STEP;
 use crate::read::is_remote;
 use crate::source::{self, Source};
 use crate::stored::{Arrangement, ByteOrder, Stored};
-use crate::{Dtype, Error, MetadataValue, Select};
+use crate::{Dtype, Error, MetadataValue, Select, Shard};
 
 /// So many headers are read at a time: a network takes its time for each, a disk and the parser have enough to do.
 const HEADER_THREADS: usize = 8;
@@ -57,6 +57,7 @@ pub struct TensorInfo {
     /// In which order the bytes of an element lie.
     pub byte_order: ByteOrder,
     pub(crate) stored: Stored,
+    pub(crate) shards: Box<[Shard]>,
 }
 
 impl TensorInfo {
@@ -77,7 +78,15 @@ impl TensorInfo {
             offset,
             byte_order: ByteOrder::Little,
             stored: Stored::InPlace,
+            shards: Box::default(),
         }
+    }
+
+    /// Which part this is of the tensor in the file: a [`Select`] has taken these parts one of the other, the first of the whole. Empty for a
+    /// whole tensor.
+    #[must_use]
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
     }
 
     /// How far from a page's start the tensor is to lie in memory so that its file's blocks can be read into place: as far as in the

@@ -30,6 +30,7 @@ impl TensorInfo {
             ));
         }
         let mut part = self.clone();
+        part.shards = self.shards.iter().copied().chain([shard]).collect();
         part.shape[dim] = size / world_size;
         part.bytes = self.bytes / world_size;
         if self.bytes == 0 {
