@@ -83,7 +83,7 @@ impl RandomBert {
     fn weights(&self) -> Blueprint {
         let mut tensors = Vec::new();
         let mut add = |name: String, shape: &[u64]| {
-            tensors.push(TensorSpec::random(name, Element::F32, shape))
+            tensors.push(TensorSpec::random(name, Element::F32, shape));
         };
         for (name, rows) in [
             ("word", self.words),

@@ -19,6 +19,9 @@ use tokio::sync::oneshot;
 /// What each request asks for.
 const TEXTS: [&str; 2] = ["pages of memory are warm", "memory of pages ."];
 
+/// Swaps of each kind that are timed.
+const ROUNDS: u32 = 15;
+
 /// After every so many swaps the process's memory is noted.
 const NOTED_EVERY: u32 = 10;
 
@@ -31,7 +34,7 @@ pub(crate) struct Measured {
     pub(crate) failed_requests: u64,
     /// Of the process, client and server together, after each tenth swap.
     pub(crate) resident_bytes: Vec<u64>,
-    /// Medians of about half of the swaps each.
+    /// Of the swaps that followed, medians by the memory that they found.
     pub(crate) recycled_seconds: f64,
     pub(crate) fresh_seconds: f64,
 }
@@ -53,8 +56,10 @@ impl Requests {
     }
 }
 
-/// Swaps one model for the other and back, while all connections ask. Before every other swap what is kept is given back to the
-/// system, so that the next takes fresh memory. Between two swaps each connection has about one answer.
+/// Swaps one model for the other and back, while all connections ask. Between two swaps each connection has about one answer.
+///
+/// Then it times some more swaps. Before every other one of these what is kept is given back to the system, so that the next takes
+/// fresh memory.
 pub(crate) fn swaps(
     folders: &[PathBuf; 2],
     swaps: u32,
@@ -109,7 +114,7 @@ pub(crate) fn swaps(
     })
 }
 
-/// The seconds of each swap, by the memory that it found, and what the process had after some of them.
+/// What the process had after some of the swaps, and the seconds of those that were timed, by the memory that they found.
 #[derive(Default)]
 struct Swaps {
     recycled: Vec<f64>,
@@ -140,7 +145,15 @@ fn measure(
     swap(0)?;
     for number in 1..=swaps {
         requests.await_answers(connections.into());
-        if number % 2 == 1 {
+        swap(number)?;
+        if number % NOTED_EVERY == 0 {
+            let bytes = resident_bytes().context("the system does not tell the resident memory")?;
+            measured.resident_bytes.push(bytes);
+        }
+    }
+    for number in swaps + 1..=swaps + 2 * ROUNDS {
+        requests.await_answers(connections.into());
+        if number % 2 == 0 {
             storages.clear();
         }
         let fresh_before = storages.stats().fresh;
@@ -150,10 +163,6 @@ fn measure(
             measured.recycled.push(seconds);
         } else {
             measured.fresh.push(seconds);
-        }
-        if number % NOTED_EVERY == 0 {
-            let bytes = resident_bytes().context("the system does not tell the resident memory")?;
-            measured.resident_bytes.push(bytes);
         }
     }
     ensure!(
