@@ -86,7 +86,6 @@ pub fn load(
 ///
 /// Nothing is read before the first is asked for. Then tensors are read ahead, as far as the budget allows; a consumer that takes its time
 /// is waited for. An error ends the stream, and comes out of it even where [`Loader::stream`] would give it at once.
-#[must_use]
 pub fn stream(loader: &Loader, checkpoint: &Checkpoint) -> Incoming<Tensor> {
     let checkpoint = checkpoint.clone();
     Incoming::new(
@@ -98,7 +97,6 @@ pub fn stream(loader: &Loader, checkpoint: &Checkpoint) -> Incoming<Tensor> {
 }
 
 /// As [`stream()`], but only the tensors that are named, in this order, as [`Loader::stream_in_order_of`] does.
-#[must_use]
 pub fn stream_in_order_of(
     loader: &Loader,
     checkpoint: &Checkpoint,
@@ -115,7 +113,6 @@ pub fn stream_in_order_of(
 }
 
 /// Gives tensors of any size piece by piece, as [`Loader::chunks`] does; otherwise as [`stream()`].
-#[must_use]
 pub fn chunks(loader: &Loader, checkpoint: &Checkpoint) -> Incoming<Chunk> {
     let checkpoint = checkpoint.clone();
     Incoming::new(
@@ -125,6 +122,9 @@ pub fn chunks(loader: &Loader, checkpoint: &Checkpoint) -> Incoming<Chunk> {
         [Chunks::receive, Chunks::try_receive],
     )
 }
+
+/// Takes the next from a blocking stream.
+type Receive<I, T> = fn(&I) -> Option<Result<T, Error>>;
 
 /// What a load brings, one after the other; see [`stream()`] and [`chunks()`]. Dropping it ends the load.
 #[derive(Debug)]
@@ -149,7 +149,7 @@ impl<T: Send + 'static> Incoming<T> {
         loader: &Loader,
         path: PathBuf,
         begin: impl FnOnce(&Loader) -> Result<I, Error> + Send + 'static,
-        [receive, try_receive]: [fn(&I) -> Option<Result<T, Error>>; 2],
+        [receive, try_receive]: [Receive<I, T>; 2],
     ) -> Self
     where
         I: 'static,
