@@ -7,7 +7,7 @@
 //! of a single thread as well.
 //!
 //! There is no `load_into`: a future that is dropped cannot take its borrowed memory back from threads that write to it. Call
-//! [`Loader::load_into`] where blocking is allowed, with memory that the closure owns and a [`Cancel`](crate::Cancel) to end it.
+//! [`Loader::load_into`] where blocking is allowed, with memory that the closure owns and a [`Cancel`] to end it.
 //!
 //! ```
 //! use ckload::{BufferPool, ByteSize, Loader};
@@ -34,17 +34,22 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::mpsc;
 use std::task::{Context, Poll, ready};
 use std::thread;
+use std::vec;
 
 use ::tokio::sync::mpsc as answers;
 use ::tokio::sync::oneshot;
 use futures_core::Stream;
 
-use crate::{Cancel, Checkpoint, Chunk, Error, Loader, Model, Tensor};
+use crate::{Cancel, Checkpoint, Chunk, Chunks, Error, Loader, Model, Tensor};
+
+/// A thread that has waited for a tensor hands over what else is there, up to so many: small ones come quicker than threads wake.
+const HANDFUL: usize = 64;
 
 /// Opens a checkpoint, as [`Checkpoint::open`] does. Reads headers only, but a network may take its time for those as well.
 ///
@@ -81,16 +86,17 @@ pub fn load(
 ///
 /// Nothing is read before the first is asked for. Then tensors are read ahead, as far as the budget allows; a consumer that takes its time
 /// is waited for. An error ends the stream, and comes out of it even where [`Loader::stream`] would give it at once.
-#[must_use]
 pub fn stream(loader: &Loader, checkpoint: &Checkpoint) -> Incoming<Tensor> {
     let checkpoint = checkpoint.clone();
-    Incoming::new(loader, checkpoint.path().to_owned(), move |loader| {
-        loader.stream(&checkpoint)
-    })
+    Incoming::new(
+        loader,
+        checkpoint.path().to_owned(),
+        move |loader| loader.stream(&checkpoint),
+        [crate::Stream::receive, crate::Stream::try_receive],
+    )
 }
 
 /// As [`stream()`], but only the tensors that are named, in this order, as [`Loader::stream_in_order_of`] does.
-#[must_use]
 pub fn stream_in_order_of(
     loader: &Loader,
     checkpoint: &Checkpoint,
@@ -98,19 +104,27 @@ pub fn stream_in_order_of(
 ) -> Incoming<Tensor> {
     let checkpoint = checkpoint.clone();
     let names: Vec<String> = names.into_iter().map(Into::into).collect();
-    Incoming::new(loader, checkpoint.path().to_owned(), move |loader| {
-        loader.stream_in_order_of(&checkpoint, names.iter().map(String::as_str))
-    })
+    Incoming::new(
+        loader,
+        checkpoint.path().to_owned(),
+        move |loader| loader.stream_in_order_of(&checkpoint, names.iter().map(String::as_str)),
+        [crate::Stream::receive, crate::Stream::try_receive],
+    )
 }
 
 /// Gives tensors of any size piece by piece, as [`Loader::chunks`] does; otherwise as [`stream()`].
-#[must_use]
 pub fn chunks(loader: &Loader, checkpoint: &Checkpoint) -> Incoming<Chunk> {
     let checkpoint = checkpoint.clone();
-    Incoming::new(loader, checkpoint.path().to_owned(), move |loader| {
-        loader.chunks(&checkpoint)
-    })
+    Incoming::new(
+        loader,
+        checkpoint.path().to_owned(),
+        move |loader| loader.chunks(&checkpoint),
+        [Chunks::receive, Chunks::try_receive],
+    )
 }
+
+/// Takes the next from a blocking stream.
+type Receive<I, T> = fn(&I) -> Option<Result<T, Error>>;
 
 /// What a load brings, one after the other; see [`stream()`] and [`chunks()`]. Dropping it ends the load.
 #[derive(Debug)]
@@ -119,20 +133,26 @@ pub struct Incoming<T> {
     /// The thread that waits for the load looks here for what is wanted, and ends when this is gone. It takes nothing that nobody has asked
     /// for: the time that the consumer takes is not to count as waiting for its memory.
     wanted: mpsc::Sender<()>,
-    arrived: answers::Receiver<Result<T, Error>>,
-    /// One is wanted that has not arrived.
+    arrived: answers::Receiver<Vec<Result<T, Error>>>,
+    /// Something is wanted that has not arrived.
     is_waiting: bool,
+    /// What came along with what was asked for.
+    ready: vec::IntoIter<Result<T, Error>>,
     _end: EndOnDrop,
 }
+
+/// Nothing in it has to stay where it is, whatever it brings.
+impl<T> Unpin for Incoming<T> {}
 
 impl<T: Send + 'static> Incoming<T> {
     fn new<I>(
         loader: &Loader,
         path: PathBuf,
         begin: impl FnOnce(&Loader) -> Result<I, Error> + Send + 'static,
+        [receive, try_receive]: [Receive<I, T>; 2],
     ) -> Self
     where
-        I: Iterator<Item = Result<T, Error>>,
+        I: 'static,
     {
         let end = EndOnDrop::default();
         let loader = loader.clone().cancel_with(&end.0);
@@ -143,25 +163,27 @@ impl<T: Send + 'static> Incoming<T> {
             if wishes.recv().is_err() {
                 return;
             }
-            match begin(&loader) {
-                Err(error) => drop(answer.blocking_send(Err(error))),
-                Ok(items) => {
-                    for item in items {
-                        if answer.blocking_send(item).is_err() || wishes.recv().is_err() {
-                            break;
-                        }
-                    }
+            let items = match begin(&loader) {
+                Ok(items) => items,
+                Err(error) => return drop(answer.blocking_send(vec![Err(error)])),
+            };
+            while let Some(first) = receive(&items) {
+                let others = iter::from_fn(|| try_receive(&items));
+                let handful = iter::once(first).chain(others.take(HANDFUL - 1)).collect();
+                if answer.blocking_send(handful).is_err() || wishes.recv().is_err() {
+                    break;
                 }
             }
         });
         if let Err(error) = started {
             // The channel is empty.
-            let _ = on_failure.try_send(Err(error));
+            let _ = on_failure.try_send(vec![Err(error)]);
         }
         Self {
             wanted,
             arrived,
             is_waiting: false,
+            ready: Vec::new().into_iter(),
             _end: end,
         }
     }
@@ -182,12 +204,16 @@ impl<T: Send + 'static> Stream for Incoming<T> {
     type Item = Result<T, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(item) = self.ready.next() {
+            return Poll::Ready(Some(item));
+        }
         if !self.is_waiting {
             self.is_waiting = self.wanted.send(()).is_ok();
         }
-        let item = ready!(self.arrived.poll_recv(context));
+        let handful = ready!(self.arrived.poll_recv(context));
         self.is_waiting = false;
-        Poll::Ready(item)
+        self.ready = handful.unwrap_or_default().into_iter();
+        Poll::Ready(self.ready.next())
     }
 }
 

@@ -394,3 +394,52 @@ fn a_chunk_stream_that_is_dropped_or_fails_leaves_nothing() {
         assert!(matches!(too_small, Error::BudgetTooSmall { .. }));
     });
 }
+
+#[test]
+fn what_has_arrived_comes_without_waiting_and_the_rest_later() {
+    watched(|| {
+        let sample = Sample::uniform(40, 256 * KIB);
+        let checkpoint = sample.open();
+        let loader = Loader::new().budget(ByteSize::mib(4));
+        let names: Vec<String> = sample.tensors.keys().rev().cloned().collect();
+        let named = || names.iter().map(String::as_str);
+        let streams = [
+            loader.stream(&checkpoint),
+            loader.stream_in_order_of(&checkpoint, named()),
+        ];
+        for (stream, is_ordered) in streams.into_iter().zip([false, true]) {
+            let stream = stream.expect("it begins");
+            let mut arrived = Vec::new();
+            let mut at_once = 0;
+            while let Some(first) = stream.receive() {
+                let others = std::iter::from_fn(|| stream.try_receive());
+                for tensor in std::iter::once(first).chain(others) {
+                    let tensor = tensor.expect("it loads");
+                    sample.check(&tensor);
+                    arrived.push(tensor.name().to_owned());
+                    at_once += 1;
+                }
+                at_once -= 1;
+                // The workers go on meanwhile.
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert!(stream.try_receive().is_none(), "it has ended");
+            assert!(at_once > 0, "nothing was there already");
+            if is_ordered {
+                assert_eq!(arrived, names);
+            }
+            arrived.sort();
+            assert!(arrived.iter().eq(sample.tensors.keys()), "{arrived:?}");
+        }
+        let chunks = loader.chunk_size(ByteSize::kib(64)).chunks(&checkpoint);
+        let chunks = chunks.expect("it begins");
+        let mut bytes = 0;
+        while let Some(first) = chunks.receive() {
+            let others = std::iter::from_fn(|| chunks.try_receive());
+            for chunk in std::iter::once(first).chain(others) {
+                bytes += chunk.expect("it loads").bytes().len() as u64;
+            }
+        }
+        assert_eq!(bytes, sample.bytes());
+    });
+}

@@ -133,6 +133,15 @@ impl Chunks {
         self.consumer.next()
     }
 
+    /// The next chunk if it has arrived already; waits for nothing and reads nothing. `None` says nothing about what is to come.
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](Self::receive).
+    pub fn try_receive(&self) -> Option<Result<Chunk, Error>> {
+        self.consumer.try_next()
+    }
+
     /// What the stream has done so far; final once it has ended.
     #[must_use]
     pub fn report(&self) -> Report {

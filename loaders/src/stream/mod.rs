@@ -141,7 +141,22 @@ impl Stream {
     pub fn receive(&self) -> Option<Result<Tensor, Error>> {
         match &self.order {
             None => self.consumer.next(),
-            Some(order) => order.lock().next(&self.consumer),
+            Some(order) => order.lock().next(|| self.consumer.next()),
+        }
+    }
+
+    /// The next tensor if it has arrived already; waits for nothing and reads nothing. `None` says nothing about what is to come.
+    ///
+    /// It is for those who pass tensors on by the handful: [`receive`](Self::receive) one, and take what else is there.
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](Self::receive).
+    pub fn try_receive(&self) -> Option<Result<Tensor, Error>> {
+        match &self.order {
+            None => self.consumer.try_next(),
+            // Who holds the lock waits for the tensor whose turn it is.
+            Some(order) => order.try_lock()?.next(|| self.consumer.try_next()),
         }
     }
 
@@ -171,13 +186,17 @@ impl Order {
         }
     }
 
-    fn next(&mut self, consumer: &Consumer<Batch>) -> Option<Result<Tensor, Error>> {
+    /// The tensor whose turn it is, from those that `arrival` gives.
+    fn next(
+        &mut self,
+        arrival: impl Fn() -> Option<Result<Tensor, Error>>,
+    ) -> Option<Result<Tensor, Error>> {
         loop {
             if let Some(tensor) = self.early.remove(&self.now) {
                 self.now += 1;
                 return Some(Ok(tensor));
             }
-            match consumer.next()? {
+            match arrival()? {
                 Ok(tensor) => {
                     self.early.insert(self.turns[tensor.index()], tensor);
                 }

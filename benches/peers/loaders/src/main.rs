@@ -18,7 +18,7 @@
 //! which other processes took more than a twentieth of the CPUs' time are measured again, for as long as patience lasts.
 //!
 //! On a virtual machine that gives free memory back to its host, memory costs up to twenty times as much to touch for the first time.
-//! Before each process starts, as much memory as it may need is touched and freed.
+//! Each process touches and frees as much memory as it may need before its first load.
 
 mod child;
 mod page_cache;
@@ -101,7 +101,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         .map_or_else(|| vec![State::Warm, State::Cold], |state| vec![state]);
     let mut measured = Vec::new();
     for state in states {
-        measured.push(rounds::measure(&checkpoint, &path, state, &ways, effort)?);
+        measured.push(rounds::measure(&path, state, &ways, effort)?);
     }
     let machine = Machine::this();
     let run = report::Run {

@@ -4,9 +4,8 @@ use std::error::Error;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use std::{env, hint::black_box, thread};
+use std::{env, thread};
 
-use ckload::Checkpoint;
 use ckload_peers_machine::Ticks;
 use serde::Serialize;
 
@@ -46,7 +45,6 @@ pub(crate) struct Samples {
 
 /// Measures `ways` of loading the checkpoint at `path`.
 pub(crate) fn measure(
-    checkpoint: &Checkpoint,
     path: &Path,
     state: State,
     ways: &[Way],
@@ -64,7 +62,7 @@ pub(crate) fn measure(
     let mut round = 0;
     while round < effort.rounds {
         eprintln!("{state:?}, round {} of {} …", round + 1, effort.rounds);
-        let (processes, is_disturbed) = run_round(checkpoint, path, state, ways, round)?;
+        let (processes, is_disturbed) = run_round(path, state, ways, round)?;
         if is_disturbed && patience > 0 {
             patience -= 1;
             thread::sleep(PAUSE);
@@ -85,7 +83,6 @@ pub(crate) fn measure(
 
 /// Runs every way once, starting with another one each round; tells whether other processes disturbed it.
 fn run_round(
-    checkpoint: &Checkpoint,
     path: &Path,
     state: State,
     ways: &[Way],
@@ -95,7 +92,6 @@ fn run_round(
     let mut is_disturbed = false;
     for turn in 0..ways.len() {
         let at = (round + turn) % ways.len();
-        touch_and_free(checkpoint.bytes());
         let before = Ticks::now();
         processes[at] = Some(start(ways[at], state, path)?);
         is_disturbed |= Ticks::now().disturbed_since(before);
@@ -137,11 +133,4 @@ fn argument(value: impl clap::ValueEnum) -> String {
         .to_possible_value()
         .map(|value| value.get_name().to_owned())
         .unwrap_or_default()
-}
-
-/// Has the machine ready to hand out memory for two copies of the tensors, which is what some ways take.
-fn touch_and_free(bytes: u64) {
-    let mut memory: Vec<u8> = Vec::with_capacity(2 * bytes as usize);
-    memory.resize(memory.capacity(), 1);
-    drop(black_box(memory));
 }

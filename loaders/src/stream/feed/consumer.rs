@@ -93,6 +93,22 @@ impl<W: Work> Consumer<W> {
         Some(arrival)
     }
 
+    /// What has arrived already; waits for nothing, and reads nothing.
+    pub(in crate::stream) fn try_next(&self) -> Option<Result<W::Item, Error>> {
+        let mut state = self.feed.state.lock();
+        if state.is_closed || state.unclaimed == 0 {
+            return None;
+        }
+        let arrival = state.arrivals.pop_front()?;
+        state.unclaimed -= 1;
+        state.note(&arrival);
+        drop(state);
+        if arrival.is_err() {
+            self.finish();
+        }
+        Some(arrival)
+    }
+
     /// `None` if another thread met an error.
     fn receive<'a>(
         &'a self,

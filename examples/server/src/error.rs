@@ -1,0 +1,89 @@
+//! What a request that fails is answered.
+
+use std::path::Path;
+
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+/// Why a request failed, in the words of ckload where that knows.
+#[derive(Debug, Serialize)]
+pub(crate) struct ApiError {
+    #[serde(skip)]
+    status: StatusCode,
+    /// A stable word for programs.
+    pub(crate) kind: String,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Body {
+    error: ApiError,
+}
+
+impl ApiError {
+    pub(crate) fn new(status: StatusCode, kind: &str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            kind: kind.to_owned(),
+            message: message.into(),
+            path: None,
+        }
+    }
+
+    pub(crate) fn about(mut self, path: &Path) -> Self {
+        self.path = Some(path.display().to_string());
+        self
+    }
+
+    /// A folder whose model cannot be had.
+    pub(crate) fn refused(error: &anyhow::Error, folder: &Path) -> Self {
+        let known = error
+            .chain()
+            .find_map(|cause| cause.downcast_ref::<ckload::Error>());
+        let kind = known.map_or("model", ckload::Error::kind);
+        let path = known.and_then(ckload::Error::path).unwrap_or(folder);
+        let status = match kind {
+            "memory" | "pool_too_small" | "threads" | "cancelled" => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            "worker_panicked" => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::UNPROCESSABLE_ENTITY,
+        };
+        Self::new(status, kind, format!("{error:#}")).about(path)
+    }
+
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", message)
+    }
+}
+
+impl std::fmt::Display for ApiError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+impl From<JsonRejection> for ApiError {
+    fn from(rejection: JsonRejection) -> Self {
+        let status = rejection.status();
+        let kind = if status == StatusCode::PAYLOAD_TOO_LARGE {
+            "too_large"
+        } else {
+            "bad_request"
+        };
+        Self::new(status, kind, rejection.body_text())
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(Body { error: self })).into_response()
+    }
+}
