@@ -27,7 +27,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The command `ckload` is built on this library; [`synth`] writes checkpoints to try it with.
+//! The [`guide`] says how to choose between the ways of loading, how to size pools and budgets, and what the numbers mean. Features, none on
+//! by default, bring checkpoints into frameworks: `candle`, `burn`, `safetensors`, and `tokio` for asynchronous code.
+//!
+//! The command `ckload` is built on this library (default feature `cli`); [`synth`] writes checkpoints to try it with.
 
 #[cfg(feature = "burn")]
 pub mod burn;
@@ -48,7 +51,28 @@ pub use ckload_loaders::{
 };
 pub use ckload_pool::{self as pool, BufferPool, PooledBuffer};
 
-/// The README's example, so that it is compiled.
+#[doc = include_str!("../docs/guide.md")]
+pub mod guide {}
+
+/// What stands in pages, so that it is compiled.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+
+    #[cfg(feature = "burn")]
+    #[doc = include_str!("../docs/adopters/burn.md")]
+    struct Burn;
+
+    #[cfg(feature = "candle")]
+    #[doc = include_str!("../docs/adopters/candle.md")]
+    struct Candle;
+
+    #[cfg(feature = "candle")]
+    #[doc = include_str!("../docs/adopters/mistral-rs.md")]
+    struct MistralRs;
+
+    #[cfg(feature = "candle")]
+    #[doc = include_str!("../docs/adopters/text-embeddings-inference.md")]
+    struct TextEmbeddingsInference;
+}

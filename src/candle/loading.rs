@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -13,7 +12,7 @@ use super::fill;
 use super::layout::{Base, Layout, Place};
 use super::storages::Storages;
 use super::{convert, dtype};
-use crate::{Checkpoint, Loader, Select, TensorInfo};
+use crate::{Cancel, Checkpoint, Loader, Select, TensorInfo};
 
 /// At least so many bytes are loaded before the tensors among them can be had.
 const BATCH_BYTES: usize = 256 << 20;
@@ -29,9 +28,11 @@ pub(super) struct Job {
     pub(super) storages: Option<Storages>,
 }
 
-/// A load whose tensors can be asked for while it runs. Dropping it ends it after the batch that is being read.
+/// A load whose tensors can be asked for while it runs. Dropping it ends it.
 pub(super) struct Loading {
     job: Arc<Job>,
+    /// The job's loader has it.
+    cancel: Cancel,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -40,7 +41,6 @@ struct Shared {
     layout: Layout,
     state: Mutex<State>,
     changed: Condvar,
-    is_stopped: AtomicBool,
 }
 
 struct State {
@@ -86,7 +86,9 @@ impl Loading {
         failure.map_or(Ok(loading), Err)
     }
 
-    fn new(job: Job) -> Self {
+    fn new(mut job: Job) -> Self {
+        let cancel = Cancel::new();
+        job.loader = job.loader.cancel_with(&cancel);
         let layout = Layout::new(&job.checkpoint, job.dtype, &job.device);
         let state = State {
             bases: vec![None; layout.groups.len()],
@@ -94,11 +96,11 @@ impl Loading {
         };
         Self {
             job: Arc::new(job),
+            cancel,
             shared: Arc::new(Shared {
                 layout,
                 state: Mutex::new(state),
                 changed: Condvar::new(),
-                is_stopped: AtomicBool::new(false),
             }),
             thread: Mutex::new(None),
         }
@@ -152,7 +154,7 @@ impl Loading {
 
     /// Ends the load, waits until nothing of it runs, and takes the storages that are there.
     pub(super) fn stop(&self) -> Vec<Tensor> {
-        self.shared.is_stopped.store(true, Relaxed);
+        self.cancel.cancel();
         if let Some(thread) = lock(&self.thread).take() {
             // It catches panics itself.
             let _ = thread.join();
@@ -166,7 +168,7 @@ impl Loading {
 
 impl Drop for Loading {
     fn drop(&mut self) {
-        self.shared.is_stopped.store(true, Relaxed);
+        self.cancel.cancel();
     }
 }
 
@@ -212,7 +214,6 @@ impl Shared {
     /// Carries out `job`; whatever becomes of it, those who wait are told.
     fn run(&self, job: &Job) {
         let end = match catch_unwind(AssertUnwindSafe(|| self.load(job))) {
-            Ok(Ok(())) if self.is_stopped.load(Relaxed) => End::Stopped,
             Ok(Ok(())) => End::Whole,
             Ok(Err(error)) => End::Failed(Arc::new(error)),
             Err(panic) => End::Panicked(panic_message(&*panic)),
@@ -228,7 +229,7 @@ impl Shared {
         let whole = job.checkpoint.bytes() as usize;
         let batch_bytes = BATCH_BYTES.max(whole / 8);
         let mut start = 0;
-        while start < self.layout.groups.len() && !self.is_stopped.load(Relaxed) {
+        while start < self.layout.groups.len() {
             let mut bytes = 0;
             let groups = self.layout.groups[start..].iter();
             let len = groups
@@ -255,9 +256,6 @@ impl Shared {
         let stream = job.loader.stream(&wanted.map_err(Error::wrap)?);
         for tensor in stream.map_err(Error::wrap)? {
             let tensor = tensor.map_err(Error::wrap)?;
-            if self.is_stopped.load(Relaxed) {
-                break;
-            }
             let Some(place) = self.layout.place(tensor.name()) else {
                 continue;
             };

@@ -12,7 +12,7 @@ pub struct Ticks {
     busy: u64,
     /// Of all CPUs, doing nothing.
     idle: u64,
-    /// Of this process.
+    /// Of this process, and of those that it started and waited for.
     own: u64,
 }
 
@@ -34,12 +34,13 @@ impl Ticks {
         // user, nice, system, idle, iowait, irq, softirq, steal; what follows is counted in these already.
         let idle = ticks.get(3..5)?.iter().sum();
         let all: u64 = ticks.get(..8)?.iter().sum();
-        // The command's name stands in brackets and may hold anything; user and system time are 11 fields further on.
+        // The command's name stands in brackets and may hold anything; 11 fields further on come user and system time, and both again of
+        // the processes that it waited for.
         let (_, fields) = process.rsplit_once(')')?;
         let own = fields
             .split_whitespace()
             .skip(11)
-            .take(2)
+            .take(4)
             .map(str::parse::<u64>)
             .sum::<Result<_, _>>()
             .ok()?;
@@ -68,9 +69,9 @@ mod tests {
 
     #[test]
     fn the_kernel_s_figures_are_understood() {
-        let process = "17 (a) b (c) S 1 1 1 0 -1 0 5 0 0 0 30 12 0 0 20 0";
+        let process = "17 (a) b (c) S 1 1 1 0 -1 0 5 0 0 0 30 12 7 3 20 0";
         let ticks = Ticks::parse(STAT, process).expect("two files as the kernel writes them");
-        assert_eq!((ticks.busy, ticks.idle, ticks.own), (160, 1010, 42));
+        assert_eq!((ticks.busy, ticks.idle, ticks.own), (160, 1010, 52));
         assert!(Ticks::parse("", process).is_none());
     }
 
