@@ -8,7 +8,7 @@ use candle_nn::var_builder::SimpleBackend;
 
 use super::loading::{Loading, missing};
 use super::memory::Memory;
-use super::{convert, dtype};
+use super::{convert, dtype, error};
 use crate::{Checkpoint, Model, TensorInfo};
 
 /// Tensors of a load that runs ahead of the model's order of asking.
@@ -48,7 +48,7 @@ pub(super) struct Resident(pub(super) Model);
 
 impl Resident {
     fn tensor_as(&self, name: &str, wanted: DType, device: &Device) -> Result<Tensor> {
-        let loaded = self.0.tensor(name).map_err(Error::wrap)?;
+        let loaded = self.0.tensor(name).map_err(error::wrap)?;
         let info = loaded.info();
         dtype::held_as(info, Some(wanted))?;
         let dims = dtype::dims(info);

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Error, Result};
 
+use super::error;
 use crate::{ByteOrder, Dtype, TensorInfo};
 
 /// Why candle cannot hold a tensor.
@@ -104,7 +105,7 @@ pub(super) fn held_as(info: &TensorInfo, wanted: Option<DType>) -> Result<DType>
 /// The tensor's bytes are in another order than this machine's, or its dimensions overflow.
 pub(super) fn check_bytes(info: &TensorInfo) -> Result<()> {
     if info.dtype.alignment() > 1 && info.byte_order != ByteOrder::NATIVE {
-        return Err(Error::wrap(crate::Error::ForeignByteOrder {
+        return Err(error::wrap(crate::Error::ForeignByteOrder {
             tensor: info.name.clone(),
             byte_order: info.byte_order,
         }));

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use candle_core::{DType, Error, Result};
+use candle_core::{DType, Result};
 
 use super::convert::convert;
-use super::dtype;
+use super::{dtype, error};
 use super::layout::{Base, Group};
 use super::loading::Job;
 use super::storages::Lease;
@@ -41,7 +41,7 @@ pub(super) fn load(job: &Job, groups: &[Group]) -> Result<Vec<Base>> {
     }
     if !as_they_are.is_empty() {
         let report = job.loader.load_into(&job.checkpoint, as_they_are);
-        report.map_err(Error::wrap)?;
+        report.map_err(error::wrap)?;
     }
     if !converted.is_empty() {
         convert_all(job, converted)?;
@@ -96,8 +96,8 @@ impl<'a> Destination<'a> {
 fn convert_all(job: &Job, destinations: HashMap<&str, Destination<'_>>) -> Result<()> {
     let names = destinations.keys().copied();
     let wanted = job.checkpoint.select(&Select::names(names));
-    let wanted: Checkpoint = wanted.map_err(Error::wrap)?;
-    let chunks = job.loader.chunks(&wanted).map_err(Error::wrap)?;
+    let wanted: Checkpoint = wanted.map_err(error::wrap)?;
+    let chunks = job.loader.chunks(&wanted).map_err(error::wrap)?;
     let destinations = Mutex::new(destinations);
     let others = job.loader.policy(&wanted).threads.saturating_sub(1);
     thread::scope(|scope| {
@@ -118,7 +118,7 @@ fn convert_chunks(
     destinations: &Mutex<HashMap<&str, Destination<'_>>>,
 ) -> Result<()> {
     while let Some(chunk) = chunks.receive() {
-        let chunk = chunk.map_err(Error::wrap)?;
+        let chunk = chunk.map_err(error::wrap)?;
         let info = chunk.tensor();
         let from_width = info.dtype.block().bytes as usize;
         let elements = chunk.bytes().len() / from_width;

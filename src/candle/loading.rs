@@ -1,7 +1,6 @@
 //! A load that runs ahead of those who ask for its tensors.
 
 use std::any::Any;
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -11,7 +10,7 @@ use candle_core::{DType, Device, Error, Result, Tensor};
 use super::fill;
 use super::layout::{Base, Layout, Place};
 use super::storages::Storages;
-use super::{convert, dtype};
+use super::{convert, dtype, error};
 use crate::{Cancel, Checkpoint, Loader, Select, TensorInfo};
 
 /// At least so many bytes are loaded before the tensors among them can be had.
@@ -53,18 +52,9 @@ struct State {
 enum End {
     /// All is there.
     Whole,
-    Failed(Arc<Error>),
+    Failed(Error),
     Panicked(String),
     Stopped,
-}
-
-/// One cause, told to everyone who asks.
-struct Cause(Arc<Error>);
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
 }
 
 impl Loading {
@@ -148,7 +138,7 @@ impl Loading {
             return self.tensor(info)?.to_device(device)?.to_dtype(wanted);
         }
         let select = Select::names([&info.name]);
-        let alone = self.checkpoint().select(&select).map_err(Error::wrap)?;
+        let alone = self.checkpoint().select(&select).map_err(error::wrap)?;
         load_alone(self.loader(), alone, wanted, device)
     }
 
@@ -215,7 +205,7 @@ impl Shared {
     fn run(&self, job: &Job) {
         let end = match catch_unwind(AssertUnwindSafe(|| self.load(job))) {
             Ok(Ok(())) => End::Whole,
-            Ok(Err(error)) => End::Failed(Arc::new(error)),
+            Ok(Err(error)) => End::Failed(error),
             Err(panic) => End::Panicked(panic_message(&*panic)),
         };
         self.lock().end = Some(end);
@@ -253,9 +243,9 @@ impl Shared {
         let names = infos.map(|info| &info.name);
         let names = names.filter(|name| self.layout.place(name).is_some());
         let wanted = job.checkpoint.select(&Select::names(names));
-        let stream = job.loader.stream(&wanted.map_err(Error::wrap)?);
-        for tensor in stream.map_err(Error::wrap)? {
-            let tensor = tensor.map_err(Error::wrap)?;
+        let stream = job.loader.stream(&wanted.map_err(error::wrap)?);
+        for tensor in stream.map_err(error::wrap)? {
+            let tensor = tensor.map_err(error::wrap)?;
             let Some(place) = self.layout.place(tensor.name()) else {
                 continue;
             };
@@ -288,7 +278,7 @@ impl State {
     fn failure(&self) -> Option<Error> {
         match self.end.as_ref()? {
             End::Whole | End::Stopped => None,
-            End::Failed(error) => Some(Error::wrap(Cause(Arc::clone(error)))),
+            End::Failed(error) => Some(error::again(error)),
             End::Panicked(message) => {
                 Some(Error::msg(format!("a panic ended the load: {message}")))
             }

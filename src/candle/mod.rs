@@ -23,6 +23,7 @@
 mod backend;
 mod convert;
 mod dtype;
+mod error;
 mod fill;
 mod layout;
 mod loading;
@@ -39,6 +40,7 @@ use candle_nn::VarBuilder;
 
 use self::backend::{Ahead, Resident};
 use self::loading::{Job, Loading};
+pub use self::error::cause;
 pub use self::quantized::load_quantized;
 pub use self::sharded::{Sharded, sharded_var_builder};
 pub use self::storages::{Recycled, Storages, StoragesStats};

@@ -8,7 +8,7 @@ use std::thread;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Error, Result};
 
-use super::dtype;
+use super::{dtype, error};
 use crate::{Checkpoint, Dtype, Loader, Stream, Tensor, TensorInfo};
 
 /// Why candle has no `QTensor` for a tensor.
@@ -48,7 +48,7 @@ pub fn load_quantized(
     for info in checkpoint.tensors() {
         block_type(info)?;
     }
-    let stream = loader.stream(checkpoint).map_err(Error::wrap)?;
+    let stream = loader.stream(checkpoint).map_err(error::wrap)?;
     // A device takes one tensor after the other.
     let others = if device.is_cpu() {
         loader.policy(checkpoint).threads.saturating_sub(1)
@@ -74,7 +74,7 @@ pub fn load_quantized(
 fn take_all(stream: &Stream, device: &Device) -> Result<HashMap<String, QTensor>> {
     let mut tensors = HashMap::new();
     while let Some(tensor) = stream.receive() {
-        let tensor = tensor.map_err(Error::wrap)?;
+        let tensor = tensor.map_err(error::wrap)?;
         let name = tensor.name().to_owned();
         let quantized = quantized(&tensor, device);
         let quantized = quantized.map_err(|error| error.context(format!("the tensor {name:?}")))?;

@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Error, Result, Shape, Tensor};
 use candle_nn::var_builder::{Backend, Shard, VarBuilderArgs};
 
 use super::backend::{find, of_shape};
+use super::error;
 use super::loading::{Job, Loading, load_alone};
 use crate::{Checkpoint, Loader, Select, TensorInfo};
 
@@ -88,7 +89,7 @@ impl Sharded {
     }
 
     fn alone(&self, select: &Select, dtype: DType, device: &Device) -> Result<Tensor> {
-        let checkpoint = self.checkpoint.select(select).map_err(Error::wrap)?;
+        let checkpoint = self.checkpoint.select(select).map_err(error::wrap)?;
         load_alone(&self.loader, checkpoint, dtype, device)
     }
 }
@@ -136,7 +137,7 @@ impl Backend for Sharded {
             return Err(error.bt());
         };
         let select = Select::names([name]).shard_rest(asked);
-        let select = select.map_err(Error::wrap)?;
+        let select = select.map_err(error::wrap)?;
         if !size.is_multiple_of(world_size) {
             return Err(Error::ShapeMismatchSplit {
                 shape: dims.into(),

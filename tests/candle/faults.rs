@@ -63,6 +63,8 @@ fn a_file_that_is_gone_fails_every_get() {
     for _ in 0..2 {
         let error = vb.get((257, 96), "wte.weight").expect_err("it is gone");
         assert!(message(&error).contains("model.safetensors"), "{error}");
+        let kind = ckload::candle::cause(&error).map(ckload::Error::kind);
+        assert_eq!(kind, Some("io"));
     }
 }
 
