@@ -35,6 +35,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::iter;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::mpsc;
@@ -158,8 +159,8 @@ impl<T: Send + 'static> Incoming<T> {
         let loader = loader.clone().cancel_with(&end.0);
         let (wanted, wishes) = mpsc::channel();
         let (answer, arrived) = answers::channel(1);
-        let on_failure = answer.clone();
-        let started = start(&path, move || {
+        let (on_failure, on_panic) = (answer.clone(), answer.clone());
+        let bring = move || {
             if wishes.recv().is_err() {
                 return;
             }
@@ -173,6 +174,12 @@ impl<T: Send + 'static> Incoming<T> {
                 if answer.blocking_send(handful).is_err() || wishes.recv().is_err() {
                     break;
                 }
+            }
+        };
+        let started = start(&path, move || {
+            // Without a word it would look like the end.
+            if catch_unwind(AssertUnwindSafe(bring)).is_err() {
+                let _ = on_panic.blocking_send(vec![Err(ended_before())]);
             }
         });
         if let Err(error) = started {
@@ -234,11 +241,13 @@ async fn apart<T: Send + 'static>(
 ) -> Result<T, Error> {
     let (answer, result) = oneshot::channel();
     start(&path, move || drop(answer.send(work())))?;
-    result.await.unwrap_or_else(|_| {
-        Err(Error::WorkerPanicked {
-            message: "the thread that waits for the load ended before it".to_owned(),
-        })
-    })
+    result.await.unwrap_or_else(|_| Err(ended_before()))
+}
+
+fn ended_before() -> Error {
+    Error::WorkerPanicked {
+        message: "the thread that waits for the load ended before it".to_owned(),
+    }
 }
 
 fn start(path: &Path, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {

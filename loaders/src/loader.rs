@@ -270,7 +270,11 @@ impl Loader {
         let (plan, mut buffers) = {
             // Two loads must not each hold a part of a pool that has a cap, and wait for the rest.
             let is_over = || self.cancels.is_any();
-            let turn = self.pool.take_turn_unless(needed, self.patience, &is_over);
+            let turn = if self.cancels.is_empty() {
+                self.pool.take_turn(needed, self.patience)
+            } else {
+                self.pool.take_turn_unless(needed, self.patience, &is_over)
+            };
             let _turn = turn.map_err(|source| self.no_memory(source))?;
             let layout = self.layout(checkpoint, plan);
             let buffers = workers.install(|| self.lease_all(&layout, &meter))?;

@@ -228,6 +228,36 @@ fn who_waits_for_a_stream_that_cannot_go_on_is_let_go() {
 }
 
 #[test]
+fn a_consumer_that_others_are_always_ahead_of_does_not_end_the_load() {
+    const TENSORS: usize = 60;
+    watched(|| {
+        let sample = Sample::uniform(TENSORS, MIB);
+        let checkpoint = sample.open();
+        let loader = Loader::new()
+            .patience(Duration::from_millis(200))
+            .budget(ByteSize::kib(2 * 1024 + 64)) // for two of three consumers
+            .cancel_with(&Cancel::new());
+        let stream = loader.stream(&checkpoint).expect("it begins");
+        let consume = || {
+            let mut taken = 0;
+            while let Some(tensor) = stream.receive() {
+                let tensor = tensor.expect("nobody keeps a tensor for long");
+                thread::sleep(Duration::from_millis(30));
+                drop(tensor);
+                taken += 1;
+            }
+            taken
+        };
+        let taken: usize = thread::scope(|scope| {
+            let consumers = [(); 3].map(|()| scope.spawn(consume));
+            let taken = consumers.into_iter().map(|consumer| consumer.join());
+            taken.map(|taken| taken.expect("no panic")).sum()
+        });
+        assert_eq!(taken, TENSORS);
+    });
+}
+
+#[test]
 fn at_any_moment_a_load_is_whole_or_cancelled() {
     watched(|| {
         let mut random = random();

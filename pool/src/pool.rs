@@ -301,10 +301,11 @@ impl BufferPool {
     ///
     /// [`GetError::ExceedsMax`] if the pool may never hold `bytes`, [`GetError::AtCapacity`] after `timeout`.
     pub fn take_turn(&self, bytes: usize, timeout: Duration) -> Result<Turn<'_>, GetError> {
-        self.take_turn_unless(bytes, timeout, &|| false)
+        self.store.take_turn(bytes, timeout, None)
     }
 
-    /// As [`take_turn`](Self::take_turn), but waits no longer once `is_over` says so; it is asked every 20 milliseconds.
+    /// As [`take_turn`](Self::take_turn), but waits no longer once `is_over` says so; it is asked every 20 milliseconds, and whoever waits without
+    /// asking may come first.
     ///
     /// # Errors
     ///
@@ -315,7 +316,7 @@ impl BufferPool {
         timeout: Duration,
         is_over: &dyn Fn() -> bool,
     ) -> Result<Turn<'_>, GetError> {
-        self.store.take_turn(bytes, timeout, is_over)
+        self.store.take_turn(bytes, timeout, Some(is_over))
     }
 
     /// Maps up to `count` buffers of `len` bytes ahead of their use, and says how many.

@@ -20,7 +20,7 @@ enum Unfit {
     Quantized { tensor: String, dtype: Dtype },
 
     #[error(
-        "the tensor {tensor:?} has no elements, but its dimensions {shape:?} overflow a number; leave it out (`Select::exclude`)"
+        "the dimensions {shape:?} of the tensor {tensor:?} are too large to count its bytes; leave it out (`Select::exclude`)"
     )]
     Overflow { tensor: String, shape: Vec<u64> },
 
@@ -110,9 +110,9 @@ pub(super) fn check_bytes(info: &TensorInfo) -> Result<()> {
             byte_order: info.byte_order,
         }));
     }
-    // Candle multiplies dimensions without a check, from either end.
+    // Candle multiplies dimensions without a check, from either end; the widest type that they can be converted to takes 8 bytes an element.
     let mut dims = info.shape.iter().map(|&dim| dim.max(1));
-    if dims.try_fold(1, u64::checked_mul).is_none() {
+    if dims.try_fold(8, u64::checked_mul).is_none() {
         return Err(Error::wrap(Unfit::Overflow {
             tensor: info.name.clone(),
             shape: info.shape.clone(),

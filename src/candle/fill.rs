@@ -2,16 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use candle_core::{DType, Result};
 
 use super::convert::convert;
-use super::{dtype, error};
 use super::layout::{Base, Group};
 use super::loading::Job;
 use super::storages::Lease;
-use crate::{Checkpoint, Chunks, Select};
+use super::{crew, dtype, error};
+use crate::{Cancel, Checkpoint, Chunks, Select};
 
 /// Loads the tensors of `groups` into storages, one for each.
 pub(super) fn load(job: &Job, groups: &[Group]) -> Result<Vec<Base>> {
@@ -97,20 +96,13 @@ fn convert_all(job: &Job, destinations: HashMap<&str, Destination<'_>>) -> Resul
     let names = destinations.keys().copied();
     let wanted = job.checkpoint.select(&Select::names(names));
     let wanted: Checkpoint = wanted.map_err(error::wrap)?;
-    let chunks = job.loader.chunks(&wanted).map_err(error::wrap)?;
+    let cancel = Cancel::new();
+    let loader = job.loader.clone().cancel_with(&cancel);
+    let chunks = loader.chunks(&wanted).map_err(error::wrap)?;
     let destinations = Mutex::new(destinations);
     let others = job.loader.policy(&wanted).threads.saturating_sub(1);
-    thread::scope(|scope| {
-        let others: Vec<_> = (0..others)
-            .map(|_| scope.spawn(|| convert_chunks(&chunks, &destinations)))
-            .collect();
-        let mut result = convert_chunks(&chunks, &destinations);
-        for other in others {
-            let ended = other.join();
-            result = result.and(ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
-        result
-    })
+    crew::run(others, &cancel, || convert_chunks(&chunks, &destinations))?;
+    Ok(())
 }
 
 fn convert_chunks(

@@ -105,7 +105,8 @@ impl Layout {
             info.bytes as usize
         };
         let joined = open.get(&dtype).copied().filter(|&group| {
-            !is_whole && bytes <= GROUP_BYTES.saturating_sub(self.groups[group].bytes)
+            let start = offset_behind(self.groups[group].bytes, info, dtype, bytes);
+            !is_whole && bytes <= GROUP_BYTES.saturating_sub(start)
         });
         let number = joined.unwrap_or_else(|| {
             self.groups.push(Group {

@@ -107,8 +107,8 @@ impl Memory {
 
     /// Takes the memory out of `storage`, in which nothing is left that an operation of candle's would touch.
     ///
-    /// What is left is of a type that candle cannot compute with, and not of the tensor's: every operation checks that first, some of them go by
-    /// the tensor's shape alone after that.
+    /// What is left is empty, of a type that candle cannot compute with, and not of the tensor's. Operations check the type first, since some
+    /// of them go by the tensor's shape alone after that; those that do not check it index, and panic.
     pub(super) fn take_out_of(storage: &mut CpuStorage) -> Self {
         let left = match storage {
             CpuStorage::F6E2M3(_) => CpuStorage::F6E3M2(Vec::new()),

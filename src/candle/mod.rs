@@ -22,6 +22,7 @@
 
 mod backend;
 mod convert;
+mod crew;
 mod dtype;
 mod error;
 mod fill;
@@ -39,8 +40,8 @@ use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use self::backend::{Ahead, Resident};
-use self::loading::{Job, Loading};
 pub use self::error::cause;
+use self::loading::{Job, Loading};
 pub use self::quantized::load_quantized;
 pub use self::sharded::{Sharded, sharded_var_builder};
 pub use self::storages::{Recycled, Storages, StoragesStats};

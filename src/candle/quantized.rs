@@ -2,14 +2,12 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::panic::resume_unwind;
-use std::thread;
 
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Error, Result};
 
-use super::{dtype, error};
-use crate::{Checkpoint, Dtype, Loader, Stream, Tensor, TensorInfo};
+use super::{crew, dtype, error};
+use crate::{Cancel, Checkpoint, Dtype, Loader, Stream, Tensor, TensorInfo};
 
 /// Why candle has no `QTensor` for a tensor.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +46,8 @@ pub fn load_quantized(
     for info in checkpoint.tensors() {
         block_type(info)?;
     }
+    let cancel = Cancel::new();
+    let loader = loader.clone().cancel_with(&cancel);
     let stream = loader.stream(checkpoint).map_err(error::wrap)?;
     // A device takes one tensor after the other.
     let others = if device.is_cpu() {
@@ -55,20 +55,8 @@ pub fn load_quantized(
     } else {
         0
     };
-    thread::scope(|scope| {
-        let others: Vec<_> = (0..others)
-            .map(|_| scope.spawn(|| take_all(&stream, device)))
-            .collect();
-        let mut tensors = take_all(&stream, device);
-        for other in others {
-            let ended = other.join().unwrap_or_else(|panic| resume_unwind(panic));
-            tensors = tensors.and_then(|mut tensors| {
-                tensors.extend(ended?);
-                Ok(tensors)
-            });
-        }
-        tensors
-    })
+    let taken = crew::run(others, &cancel, || take_all(&stream, device))?;
+    Ok(taken.into_iter().flatten().collect())
 }
 
 fn take_all(stream: &Stream, device: &Device) -> Result<HashMap<String, QTensor>> {

@@ -236,8 +236,9 @@ impl Drop for Lease {
 
 /// A model whose weights' memory goes back to its [`Storages`] when it is dropped.
 ///
-/// A tensor that was cloned out of the model and outlives it is empty from then on: to compute with it is an error. It never has the
-/// values of another model. What was computed from the model's tensors is not affected, unless it is a view of one (`narrow`, `t`,
+/// A tensor that was cloned out of the model and outlives it is empty from then on: to compute with it is an error, or a panic. It never has the
+/// values of another model. Dropping waits for computations with such a tensor that are under way, and for ever for a guard of
+/// `storage_and_layout` that the same thread holds. What was computed from the model's tensors is not affected, unless it is a view of one (`narrow`, `t`,
 /// `reshape`): keep a [`Tensor::copy`] instead.
 pub struct Recycled<M> {
     /// Dropped first.

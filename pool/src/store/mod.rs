@@ -289,7 +289,7 @@ impl Store {
         &self,
         bytes: usize,
         timeout: Duration,
-        is_over: &dyn Fn() -> bool,
+        is_over: Option<&dyn Fn() -> bool>,
     ) -> Result<Turn<'_>, GetError> {
         let max_bytes = self.config.max_bytes.unwrap_or(usize::MAX);
         if bytes > max_bytes {
@@ -301,10 +301,12 @@ impl Store {
         let since = Instant::now();
         loop {
             let left = timeout.saturating_sub(since.elapsed());
-            if let Some(_guard) = self.turns.try_lock_for(left.min(LOOK_EVERY)) {
+            // Who need not look keeps the place in line.
+            let wait = is_over.map_or(left, |_| left.min(LOOK_EVERY));
+            if let Some(_guard) = self.turns.try_lock_for(wait) {
                 return Ok(Turn { _guard });
             }
-            if left <= LOOK_EVERY || is_over() {
+            if left <= wait || is_over.is_some_and(|is_over| is_over()) {
                 return Err(self.at_capacity(bytes, max_bytes, since.elapsed()));
             }
         }

@@ -116,6 +116,8 @@ impl<W: Work> Consumer<W> {
     ) -> Option<Result<W::Item, Error>> {
         let feed = &self.feed;
         let mut since = None;
+        // Since when nothing has arrived, for anyone.
+        let mut silent_since = None;
         loop {
             if state.is_closed {
                 return None;
@@ -143,15 +145,18 @@ impl<W: Work> Consumer<W> {
             } else {
                 patience.min(LOOK_EVERY)
             };
+            let silent = *silent_since.get_or_insert_with(Instant::now);
             let in_vain = feed.arrived.wait_for(&mut state, wait).timed_out();
-            if in_vain && !state.is_closed && begin.elapsed() >= patience {
+            if !in_vain {
+                silent_since = None;
+            } else if !state.is_closed && silent.elapsed() >= patience {
                 match feed.held(&state, begin) {
                     Some(error) => {
                         let failed = Err(error);
                         state.note(&failed);
                         return Some(failed);
                     }
-                    None => since = None, // a read takes its time
+                    None => (since, silent_since) = (None, None), // a read takes its time
                 }
             }
         }
