@@ -39,7 +39,7 @@ pub(super) fn run<T: Send>(
         let others: Vec<_> = (0..others)
             .map_while(|_| {
                 let thread = thread::Builder::new().name("ckload-candle-crew".to_owned());
-                thread.spawn_scoped(scope, &guarded).ok()
+                thread.spawn_scoped(scope, guarded).ok()
             })
             .collect();
         let mut made: Vec<T> = guarded().into_iter().collect();
