@@ -165,6 +165,7 @@ impl Registry {
         Ok(Ticket {
             registry: Arc::clone(self),
             name: name.to_owned(),
+            is_over: false,
         })
     }
 
@@ -178,32 +179,40 @@ impl Registry {
 pub(crate) struct Ticket {
     registry: Arc<Registry>,
     name: String,
+    /// The model is served, and its name may be another ticket's already.
+    is_over: bool,
 }
 
 impl Ticket {
     /// Loads the model and has it served. Until then the one before is; if anything goes wrong, it stays.
-    pub(crate) fn load(self, path: &str, cancel: &Cancel) -> Result<ModelState, ApiError> {
-        let registry = &self.registry;
-        let loaded = self.served(path, cancel);
-        let mut models = registry.lock();
-        let entry = models.entry(self.name.clone()).or_default();
-        let before = match loaded {
+    pub(crate) fn load(mut self, path: &str, cancel: &Cancel) -> Result<ModelState, ApiError> {
+        match self.served(path, cancel) {
             Ok(served) => {
-                entry.refused = None;
-                entry.is_changing = false;
-                entry.current.replace(Arc::new(served))
+                let (state, before) = self.serve(served);
+                // Whoever lets go of the model last gives its memory back: here, or the last request that it answers.
+                drop(before);
+                Ok(state)
             }
             Err(error) => {
-                registry.loads.refused(&error);
-                entry.refused = Some(error.to_string());
-                return Err(error);
+                self.registry.loads.refused(&error);
+                if let Some(entry) = self.registry.lock().get_mut(&self.name) {
+                    entry.refused = Some(error.to_string());
+                }
+                Err(error)
             }
-        };
+        }
+    }
+
+    /// Puts the model in the place of the one before, which is given back.
+    fn serve(&mut self, served: Served) -> (ModelState, Option<Arc<Served>>) {
+        let mut models = self.registry.lock();
+        let entry = models.entry(self.name.clone()).or_default();
+        entry.refused = None;
+        entry.is_changing = false;
+        let before = entry.current.replace(Arc::new(served));
         let state = entry.state(&self.name);
-        drop(models);
-        // Whoever lets go of the model last gives its memory back: here, or the last request that it answers.
-        drop(before);
-        Ok(state)
+        self.is_over = true;
+        (state, before)
     }
 
     fn served(&self, path: &str, cancel: &Cancel) -> Result<Served, ApiError> {
@@ -237,6 +246,9 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
         let mut models = self.registry.lock();
         if let Some(entry) = models.get_mut(&self.name) {
             entry.is_changing = false;
@@ -286,4 +298,72 @@ fn unknown(name: &str) -> ApiError {
 fn changing(name: &str) -> ApiError {
     let message = format!("the model {name:?} is being loaded; try again when that is done");
     ApiError::new(StatusCode::CONFLICT, "changing", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use ckload::{BufferPool, ByteSize};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::random_bert::RandomBert;
+
+    /// A registry of which `m` is `a`, beside which there is `b`.
+    fn serving() -> (TempDir, Metrics, Arc<Registry>) {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, seed) in [("a", 1), ("b", 2)] {
+            RandomBert::TINY
+                .write(&folder.path().join(name), seed)
+                .unwrap();
+        }
+        let pool = BufferPool::new();
+        let storages = Storages::new(ByteSize::gib(1));
+        let metrics = Metrics::new(&pool, &storages);
+        let registry = Arc::new(Registry::new(
+            Folders::open(&[folder.path().to_owned()]).unwrap(),
+            Loader::new().pool(&pool),
+            storages,
+            NonZeroUsize::MAX,
+            metrics.loads(),
+        ));
+        let ticket = registry.begin("m", Change::Load).unwrap();
+        ticket.load("a", &Cancel::new()).unwrap();
+        (folder, metrics, registry)
+    }
+
+    #[test]
+    fn a_ticket_that_is_over_leaves_the_next_one_alone() {
+        let (_folder, _metrics, registry) = serving();
+        let mut first = registry.begin("m", Change::Swap).unwrap();
+        let served = first.served("b", &Cancel::new()).unwrap();
+        let _before = first.serve(served);
+        let second = registry.begin("m", Change::Swap).unwrap();
+        drop(first);
+        let third = registry.begin("m", Change::Swap);
+        assert_eq!(
+            third.err().map(|error| error.kind).as_deref(),
+            Some("changing")
+        );
+        let unloaded = registry.unload("m");
+        assert_eq!(
+            unloaded.err().map(|error| error.kind).as_deref(),
+            Some("changing")
+        );
+        drop(second);
+        assert!(registry.unload("m").is_ok());
+
+        // The name may also be that of a model that loads for the first time.
+        let mut first = registry.begin("m", Change::Load).unwrap();
+        let served = first.served("b", &Cancel::new()).unwrap();
+        let _before = first.serve(served);
+        assert!(registry.unload("m").is_ok());
+        let _second = registry.begin("m", Change::Load).unwrap();
+        drop(first);
+        let loading = registry.get(Some("m"));
+        assert_eq!(
+            loading.err().map(|error| error.kind).as_deref(),
+            Some("loading")
+        );
+    }
 }
