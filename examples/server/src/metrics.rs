@@ -79,10 +79,14 @@ impl Metrics {
             "Models loaded, by the memory that they found",
             loads.done.clone(),
         );
-        registry.register("load_bytes", "Their tensors' bytes", loads.bytes.clone());
+        registry.register(
+            "load_bytes",
+            "Bytes of memory that their weights were loaded into",
+            loads.bytes.clone(),
+        );
         registry.register(
             "load_seconds",
-            "Time that their loads took",
+            "Time that it took to open and load their weights",
             loads.seconds.clone(),
         );
         registry.register(

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use axum::http::StatusCode;
-use ckload::candle::Storages;
+use ckload::candle::{Storages, StoragesStats};
 use ckload::{Cancel, Checkpoint, Loader};
 use ckload_example_embed::{Embedder, ModelFolder};
 use serde::Serialize;
@@ -34,6 +34,7 @@ pub(crate) struct Registry {
 /// A model that is whole.
 pub(crate) struct Served {
     path: PathBuf,
+    /// What it took to open and load the weights.
     seconds: f64,
     pub(crate) embedder: Embedder,
 }
@@ -217,25 +218,39 @@ impl Ticket {
 
     fn served(&self, path: &str, cancel: &Cancel) -> Result<Served, ApiError> {
         let registry = &self.registry;
-        let folder = registry.folders.admit(path)?;
         let _turn = registry.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh_before = registry.storages.stats().fresh;
+        // Not before it is this load's turn: the folder may become another one while it waits.
+        let folder = registry.folders.admit(path)?;
+        let refused = |error: &anyhow::Error| ApiError::refused(error, &folder, cancel);
+        let model = ModelFolder::open(&folder).map_err(|error| refused(&error))?;
         let start = Instant::now();
-        let loader = registry.loader.clone().cancel_with(cancel);
-        let load = || -> anyhow::Result<(Embedder, u64)> {
-            let model = ModelFolder::open(&folder)?;
-            let checkpoint = Checkpoint::open(&folder)?;
-            let embedder =
-                Embedder::load_recycled(&model, &loader, &checkpoint, &registry.storages)?;
-            Ok((embedder, checkpoint.bytes()))
+        let checkpoint = match Checkpoint::open(&folder) {
+            Ok(checkpoint) => checkpoint,
+            Err(error) => {
+                // Nobody learns of a file outside what is wrong with it.
+                if let Some(path) = error.path() {
+                    registry.folders.check_place(path)?;
+                }
+                return Err(refused(&error.into()));
+            }
         };
-        let (embedder, bytes) = load().map_err(|error| ApiError::refused(&error, &folder))?;
+        for file in checkpoint.files() {
+            registry.folders.check_place(&file.path)?;
+        }
+        let loader = registry.loader.clone().cancel_with(cancel);
+        let before = registry.storages.stats();
+        let embedder = Embedder::load_recycled(&model, &loader, &checkpoint, &registry.storages)
+            .map_err(|error| refused(&error))?;
         let seconds = start.elapsed().as_secs_f64();
-        let memory = match registry.storages.stats().fresh - fresh_before {
+        let after = registry.storages.stats();
+        let memory = match after.fresh - before.fresh {
             0 => MemoryOf::Kept,
             _ => MemoryOf::Fresh,
         };
-        registry.loads.done(memory, bytes, seconds);
+        let taken = |stats: StoragesStats| stats.fresh_bytes + stats.reused_bytes;
+        registry
+            .loads
+            .done(memory, taken(after) - taken(before), seconds);
         Ok(Served {
             embedder,
             path: folder,
@@ -365,5 +380,32 @@ mod tests {
             loading.err().map(|error| error.kind).as_deref(),
             Some("loading")
         );
+    }
+
+    #[test]
+    fn a_load_that_was_cancelled_is_told_so() {
+        let (_folder, metrics, registry) = serving();
+        let cancel = Cancel::new();
+        cancel.cancel();
+        let ticket = registry.begin("m", Change::Swap).unwrap();
+        assert_eq!(ticket.load("b", &cancel).unwrap_err().kind, "cancelled");
+        let text = metrics.text().unwrap();
+        assert!(
+            text.contains("ckload_load_failures_total{kind=\"cancelled\"} 1\n"),
+            "{text}"
+        );
+        assert_eq!(registry.list()[0].state, "serving");
+    }
+
+    #[test]
+    fn bytes_are_those_that_were_loaded() {
+        let (_folder, metrics, registry) = serving();
+        let stats = registry.storages.stats();
+        let text = metrics.text().unwrap();
+        let line = format!(
+            "ckload_load_bytes_total{{memory=\"fresh\"}} {}\n",
+            stats.fresh_bytes
+        );
+        assert!(stats.fresh_bytes > 0 && text.contains(&line), "{text}");
     }
 }
