@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use ckload::Cancel;
 use serde::Serialize;
 
@@ -20,6 +20,10 @@ pub(crate) struct ApiError {
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
 }
+
+/// What a response that is an error bears for whoever counts it.
+#[derive(Clone)]
+pub(crate) struct ErrorKind(pub(crate) String);
 
 #[derive(Serialize)]
 struct Body {
@@ -90,6 +94,7 @@ impl From<JsonRejection> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(Body { error: self })).into_response()
+        let kind = ErrorKind(self.kind.clone());
+        (self.status, Extension(kind), Json(Body { error: self })).into_response()
     }
 }

@@ -52,6 +52,7 @@ impl Server {
             queue: Queue::new(options.queue, options.workers),
             metrics,
             max_texts: options.max_texts,
+            body_timeout: Duration::from_secs(options.body_timeout.into()),
         };
         let listener = TcpListener::bind(options.listen).await;
         let listener = listener.with_context(|| options.listen.to_string())?;
