@@ -28,7 +28,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Loads the models that were asked for, and begins to listen.
+    /// Loads the models that were asked for, and begins to listen. Who drops the future ends the load that is under way.
     ///
     /// # Errors
     ///
@@ -78,6 +78,9 @@ impl Server {
     }
 
     /// Answers requests until `ended`, and then those that have begun.
+    ///
+    /// When the time for those is over, what they compute or load may still be under way on the runtime's blocking threads: a program that
+    /// is to end by then shuts the runtime down [in the background](tokio::runtime::Runtime::shutdown_background).
     ///
     /// # Errors
     ///
