@@ -2,20 +2,24 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request, State};
+use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use ckload::{ByteSize, Cancel};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorKind};
 use crate::metrics::Metrics;
-use crate::queue::Queue;
+use crate::queue::{Place, Queue};
 use crate::registry::{Change, ModelState, Registry};
 
 /// What answers requests.
@@ -24,9 +28,37 @@ pub(crate) struct App {
     pub(crate) queue: Queue,
     pub(crate) metrics: Metrics,
     pub(crate) max_texts: NonZeroUsize,
+    pub(crate) body_timeout: Duration,
 }
 
-type Body<T> = Result<Json<T>, JsonRejection>;
+/// The body of a request for a model is a name and a path.
+const MAX_PATHS: usize = 64 << 10;
+
+/// A request's body, which has to arrive in time.
+struct Body<T>(T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
+        let received = timeout(app.body_timeout, Json::from_request(request, app)).await;
+        let late = |_| {
+            let message = format!("the body was not there after {:?}", app.body_timeout);
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, "late", message)
+        };
+        let Json(body) = received.map_err(late)??;
+        Ok(Self(body))
+    }
+}
+
+/// Taken before the body is received, so that there are no more bodies than places.
+impl FromRequestParts<Arc<App>> for Place {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(_: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        app.queue.place()
+    }
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,21 +86,36 @@ struct SwapRequest {
 }
 
 pub(crate) fn router(app: App, max_body: ByteSize) -> Router {
-    Router::new()
-        .route("/embed", post(embed))
+    let app = Arc::new(app);
+    let max_body = max_body.as_u64() as usize;
+    let counted = from_fn_with_state(Arc::clone(&app), count);
+    let models = Router::new()
         .route("/models", get(list).post(load))
         .route("/models/{name}", put(swap).delete(unload))
+        .layer(DefaultBodyLimit::max(max_body.min(MAX_PATHS)));
+    Router::new()
+        .route("/embed", post(embed).route_layer(counted))
+        .layer(DefaultBodyLimit::max(max_body))
+        .merge(models)
         .route("/metrics", get(metrics))
         .route("/health", get(|| async { "ok\n" }))
-        .layer(DefaultBodyLimit::max(max_body.as_u64() as usize))
-        .with_state(Arc::new(app))
+        .with_state(app)
+}
+
+/// Counts a request for embeddings, whatever comes of it.
+async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let asked = app.metrics.asked();
+    let response = next.run(request).await;
+    let error = response.extensions().get::<ErrorKind>();
+    asked.answered(error.map_or("ok", |ErrorKind(kind)| kind));
+    response
 }
 
 async fn embed(
     State(app): State<Arc<App>>,
-    body: Body<EmbedRequest>,
+    place: Place,
+    Body(EmbedRequest { texts, model }): Body<EmbedRequest>,
 ) -> Result<Json<EmbedResponse>, ApiError> {
-    let Json(EmbedRequest { texts, model }) = body?;
     if texts.len() > app.max_texts.get() {
         let message = format!(
             "{} texts are too many at once; {} are allowed",
@@ -88,11 +135,8 @@ async fn embed(
         let embeddings = served.embedder.embed(&texts);
         embeddings.map_err(|error| ApiError::failed(format!("{error:#}")))
     };
-    let result = app.queue.run(work).await;
-    app.metrics.answered(&result);
-    Ok(Json(EmbedResponse {
-        embeddings: result?,
-    }))
+    let embeddings = app.queue.run(place, work).await?;
+    Ok(Json(EmbedResponse { embeddings }))
 }
 
 async fn list(State(app): State<Arc<App>>) -> Json<Vec<ModelState>> {
@@ -101,9 +145,8 @@ async fn list(State(app): State<Arc<App>>) -> Json<Vec<ModelState>> {
 
 async fn load(
     State(app): State<Arc<App>>,
-    body: Body<LoadRequest>,
+    Body(LoadRequest { name, path }): Body<LoadRequest>,
 ) -> Result<(StatusCode, Json<ModelState>), ApiError> {
-    let Json(LoadRequest { name, path }) = body?;
     let state = change(&app.registry, &name, path, Change::Load).await?;
     Ok((StatusCode::CREATED, Json(state)))
 }
@@ -111,9 +154,8 @@ async fn load(
 async fn swap(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,
-    body: Body<SwapRequest>,
+    Body(SwapRequest { path }): Body<SwapRequest>,
 ) -> Result<Json<ModelState>, ApiError> {
-    let Json(SwapRequest { path }) = body?;
     let state = change(&app.registry, &name, path, Change::Swap).await?;
     Ok(Json(state))
 }

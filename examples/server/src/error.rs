@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use ckload::Cancel;
 use serde::Serialize;
 
 /// Why a request failed, in the words of ckload where that knows.
@@ -19,6 +20,10 @@ pub(crate) struct ApiError {
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
 }
+
+/// What a response that is an error bears for whoever counts it.
+#[derive(Clone)]
+pub(crate) struct ErrorKind(pub(crate) String);
 
 #[derive(Serialize)]
 struct Body {
@@ -40,12 +45,17 @@ impl ApiError {
         self
     }
 
-    /// A folder whose model cannot be had.
-    pub(crate) fn refused(error: &anyhow::Error, folder: &Path) -> Self {
+    /// A folder whose model cannot be had, or whose load `cancel` ended.
+    pub(crate) fn refused(error: &anyhow::Error, folder: &Path, cancel: &Cancel) -> Self {
         let known = error
             .chain()
             .find_map(|cause| cause.downcast_ref::<ckload::Error>());
-        let kind = known.map_or("model", ckload::Error::kind);
+        let kind = match known {
+            Some(known) => known.kind(),
+            // The model was being built, and told only candle why there were no more tensors.
+            None if cancel.is_cancelled() => "cancelled",
+            None => "model",
+        };
         let path = known.and_then(ckload::Error::path).unwrap_or(folder);
         let status = match kind {
             "memory" | "pool_too_small" | "threads" | "cancelled" => {
@@ -84,6 +94,7 @@ impl From<JsonRejection> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(Body { error: self })).into_response()
+        let kind = ErrorKind(self.kind.clone());
+        (self.status, Extension(kind), Json(Body { error: self })).into_response()
     }
 }

@@ -9,6 +9,9 @@ use axum::http::StatusCode;
 
 use crate::error::ApiError;
 
+/// What does not exist is looked for through no more links and folders than this, as the system does for what exists.
+const MAX_LINKS: usize = 40;
+
 /// The folders that the operator named; nothing is loaded from anywhere else.
 pub(crate) struct Folders {
     /// Without links.
@@ -28,49 +31,75 @@ impl Folders {
 
     /// The model's folder that `path` means, without links; relative to any of the folders, or absolute.
     ///
-    /// What is outside is refused whether it exists or not, so that nobody learns which of them it is.
+    /// What is outside is refused whether it exists or not, so that nobody learns which of them it is. What its folders hold is not looked
+    /// at: see [`check_place`](Self::check_place).
     pub(crate) fn admit(&self, path: &str) -> Result<PathBuf, ApiError> {
         let mut error = refused(Path::new(path));
         for root in &self.roots {
-            match fs::canonicalize(root.join(path)) {
-                Ok(found) if self.holds(&found) => {
+            let Some(found) = self.inside(&root.join(path)) else {
+                continue;
+            };
+            match fs::metadata(&found) {
+                Ok(_) => {
                     self.check_entries(&found)?;
                     return Ok(found);
                 }
-                Err(failed) if lies_below(root, &root.join(path)) => {
-                    error = unreadable(Path::new(path), &failed);
-                }
-                _ => {}
+                Err(failed) => error = unreadable(Path::new(path), &failed),
             }
         }
         Err(error)
     }
 
-    /// Refuses a folder of which a part is elsewhere. (Links within the folders are usual: the cache of Hugging Face is made of them.)
+    /// Refuses a file that is elsewhere. (Links within the folders are usual: the cache of Hugging Face is made of them.)
+    pub(crate) fn check_place(&self, path: &Path) -> Result<PathBuf, ApiError> {
+        self.inside(path).ok_or_else(|| refused(path))
+    }
+
+    /// Refuses a folder of which a part is elsewhere, or is what a reader might wait for, such as a pipe.
     fn check_entries(&self, folder: &Path) -> Result<(), ApiError> {
         let entries = fs::read_dir(folder).map_err(|failed| unreadable(folder, &failed))?;
         for entry in entries {
             let path = entry.map_err(|failed| unreadable(folder, &failed))?.path();
-            match fs::canonicalize(&path) {
-                Ok(found) if self.holds(&found) => {}
-                Ok(_) => return Err(refused(&path)),
-                Err(failed) => return Err(unreadable(&path, &failed)),
+            let found = self.check_place(&path)?;
+            let metadata = fs::metadata(found).map_err(|failed| unreadable(&path, &failed))?;
+            if !metadata.is_file() && !metadata.is_dir() {
+                return Err(not_a_file(&path));
             }
         }
         Ok(())
     }
 
-    fn holds(&self, path: &Path) -> bool {
-        self.roots.iter().any(|root| path.starts_with(root))
+    /// Where `path` leads, if that is in one of the folders.
+    fn inside(&self, path: &Path) -> Option<PathBuf> {
+        let found = leads_to(path, MAX_LINKS)?;
+        let is_inside = self.roots.iter().any(|root| found.starts_with(root));
+        is_inside.then_some(found)
     }
 }
 
-/// Whether the nearest part of `path` that exists is in `root`.
-fn lies_below(root: &Path, path: &Path) -> bool {
-    let existing = path
-        .ancestors()
-        .find_map(|part| fs::canonicalize(part).ok());
-    existing.is_some_and(|part| part.starts_with(root))
+/// Where `path` leads, also if nothing is there; `None` if more than `links` links follow one another.
+fn leads_to(path: &Path, links: usize) -> Option<PathBuf> {
+    if let Ok(found) = fs::canonicalize(path) {
+        return Some(found);
+    }
+    let (Some(folder), links) = (path.parent(), links.checked_sub(1)?) else {
+        return Some(path.to_owned());
+    };
+    if let Ok(target) = fs::read_link(path) {
+        return leads_to(&folder.join(target), links);
+    }
+    let mut found = leads_to(folder, links)?;
+    match path.file_name() {
+        Some(name) => found.push(name),
+        // It ends in "..".
+        None => _ = found.pop(),
+    }
+    // After ".." there may be links again.
+    if found == path {
+        Some(found)
+    } else {
+        leads_to(&found, links)
+    }
 }
 
 fn refused(path: &Path) -> ApiError {
@@ -89,17 +118,24 @@ fn unreadable(path: &Path, failed: &io::Error) -> ApiError {
     ApiError::new(status, "no_folder", format!("{}: {failed}", path.display())).about(path)
 }
 
+fn not_a_file(path: &Path) -> ApiError {
+    let message = format!("{} is neither a file nor a folder", path.display());
+    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "not_a_file", message).about(path)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+    use std::process::Command;
 
     use super::*;
 
-    /// `inside/{model,link → model,leak → outside,mixed/weights → outside/secret}` and `outside/secret`.
+    /// `inside/{model,link → model,leak → outside,mixed/weights → outside/secret}` and `outside/secret`; links to what does not exist
+    /// are `inside/{dangling → ../absent,chain → dangling,hollow/weights → ../../absent,stale → absent,circle → circle}`.
     fn tree() -> (tempfile::TempDir, Folders) {
         let top = tempfile::tempdir().unwrap();
         let path = |name: &str| top.path().join(name);
-        for folder in ["inside/model", "inside/mixed", "outside"] {
+        for folder in ["inside/model", "inside/mixed", "inside/hollow", "outside"] {
             fs::create_dir_all(path(folder)).unwrap();
         }
         fs::write(path("outside/secret"), "x").unwrap();
@@ -107,6 +143,11 @@ mod tests {
         symlink("model", path("inside/link")).unwrap();
         symlink("../outside", path("inside/leak")).unwrap();
         symlink("../../outside/secret", path("inside/mixed/weights")).unwrap();
+        symlink("../absent", path("inside/dangling")).unwrap();
+        symlink("dangling", path("inside/chain")).unwrap();
+        symlink("absent", path("inside/stale")).unwrap();
+        symlink("circle", path("inside/circle")).unwrap();
+        symlink("../../absent", path("inside/hollow/weights")).unwrap();
         let folders = Folders::open(&[path("inside")]).unwrap();
         (top, folders)
     }
@@ -134,16 +175,48 @@ mod tests {
             "mixed",
             "../absent",
             "leak/absent",
+            "leak/absent/../../absent",
+            "absent/../leak",
+            "absent/../leak/absent",
+            "dangling",
+            "dangling/absent",
+            "chain",
+            "hollow",
+            "circle",
             "/etc",
             "/absent",
         ];
         for path in paths.into_iter().chain([&*outside, &absent]) {
             assert_eq!(folders.admit(path).unwrap_err().kind, "outside", "{path}");
         }
-        assert_eq!(folders.admit("absent").unwrap_err().kind, "no_folder");
-        assert_eq!(
-            folders.admit("model/config.json").unwrap_err().kind,
-            "no_folder"
-        );
+        for path in [
+            "absent",
+            "absent/../model/absent",
+            "model/config.json",
+            "stale",
+        ] {
+            assert_eq!(folders.admit(path).unwrap_err().kind, "no_folder", "{path}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_a_subfolder_is_found_where_it_is() {
+        let (top, folders) = tree();
+        let inside = top.path().join("inside");
+        for path in ["model/config.json", "link/config.json", "model/absent"] {
+            assert!(folders.check_place(&inside.join(path)).is_ok(), "{path}");
+        }
+        for path in ["leak/secret", "leak/absent", "mixed/weights", "dangling"] {
+            let refused = folders.check_place(&inside.join(path)).unwrap_err();
+            assert_eq!(refused.kind, "outside", "{path}");
+        }
+    }
+
+    #[test]
+    fn a_pipe_is_not_waited_for() {
+        let (top, folders) = tree();
+        let pipe = top.path().join("inside/model/tokenizer.json");
+        assert!(Command::new("mkfifo").arg(pipe).status().unwrap().success());
+        assert_eq!(folders.admit("model").unwrap_err().kind, "not_a_file");
     }
 }

@@ -11,6 +11,10 @@
 //! | `GET /health` | 200 |
 //!
 //! An error is `{"error": {"kind": "…", "message": "…"}}`, with `path` if it is about a file.
+//!
+//! What clients can make it hold is bounded: bodies of requests for embeddings by the places in the queue, which are taken before a body is
+//! received, and each body by its size and its time. Connections are not: `axum::serve` limits neither their number nor the time that a
+//! request's head takes. Where clients are not trusted, a proxy in front of the server has to.
 
 mod api;
 mod error;

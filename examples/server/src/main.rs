@@ -7,11 +7,18 @@ use std::process::ExitCode;
 
 use ckload_example_server::{Options, Server};
 use clap::Parser;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run(Options::parse()).await {
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let ended = Runtime::new().map_err(Into::into).and_then(|runtime| {
+        let ended = runtime.block_on(run(options));
+        // Loads and embeddings that nobody waits for any more do not keep the program.
+        runtime.shutdown_background();
+        ended
+    });
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -21,8 +28,12 @@ async fn main() -> ExitCode {
 }
 
 async fn run(options: Options) -> anyhow::Result<()> {
-    let asked_to_end = interrupted_or_terminated()?;
-    let server = Server::start(options).await?;
+    let mut asked_to_end = Box::pin(interrupted_or_terminated()?);
+    eprintln!("loading {} models", options.load.len());
+    let server = tokio::select! {
+        server = Server::start(options) => server?,
+        () = &mut asked_to_end => return Ok(()),
+    };
     eprintln!("listening on http://{}", server.address());
     server.run(asked_to_end).await
 }
@@ -36,6 +47,6 @@ fn interrupted_or_terminated() -> io::Result<impl Future<Output = ()>> {
             _ = interrupted.recv() => {}
             _ = terminated.recv() => {}
         }
-        eprintln!("ending: requests that have begun are answered");
+        eprintln!("asked to end; requests that have begun are answered first");
     })
 }

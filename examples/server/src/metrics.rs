@@ -1,6 +1,7 @@
 //! What Prometheus is told.
 
 use std::fmt;
+use std::mem;
 use std::sync::atomic::AtomicU64;
 
 use ckload::BufferPool;
@@ -79,10 +80,14 @@ impl Metrics {
             "Models loaded, by the memory that they found",
             loads.done.clone(),
         );
-        registry.register("load_bytes", "Their tensors' bytes", loads.bytes.clone());
+        registry.register(
+            "load_bytes",
+            "Bytes of memory that their weights were loaded into",
+            loads.bytes.clone(),
+        );
         registry.register(
             "load_seconds",
-            "Time that their loads took",
+            "Time that it took to open and load their weights",
             loads.seconds.clone(),
         );
         registry.register(
@@ -116,16 +121,12 @@ impl Metrics {
         self.loads.clone()
     }
 
-    /// Counts a request for embeddings.
-    pub(crate) fn answered<T>(&self, result: &Result<T, ApiError>) {
-        let outcome = match result {
-            Ok(_) => "ok",
-            Err(error) => &error.kind,
-        };
-        let outcome = Outcome {
-            outcome: outcome.to_owned(),
-        };
-        self.requests.get_or_create(&outcome).inc();
+    /// A request for embeddings has begun.
+    pub(crate) fn asked(&self) -> Asked {
+        Asked {
+            requests: Family::clone(&self.requests),
+            outcome: "left".to_owned(),
+        }
     }
 
     /// Everything, in OpenMetrics text.
@@ -133,6 +134,27 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+}
+
+/// A request for embeddings that is counted when this is dropped: as one whose client left, unless it was answered.
+pub(crate) struct Asked {
+    requests: Family<Outcome, Counter>,
+    outcome: String,
+}
+
+impl Asked {
+    pub(crate) fn answered(mut self, outcome: &str) {
+        outcome.clone_into(&mut self.outcome);
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let outcome = Outcome {
+            outcome: mem::take(&mut self.outcome),
+        };
+        self.requests.get_or_create(&outcome).inc();
     }
 }
 

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
 use crate::error::ApiError;
@@ -16,6 +16,11 @@ pub(crate) struct Queue {
     workers: Arc<Semaphore>,
 }
 
+/// The right to be in line or at work; whoever drops it leaves.
+pub(crate) struct Place {
+    _permit: OwnedSemaphorePermit,
+}
+
 impl Queue {
     pub(crate) fn new(places: NonZeroUsize, workers: NonZeroUsize) -> Self {
         Self {
@@ -24,11 +29,8 @@ impl Queue {
         }
     }
 
-    /// Does `work` once a worker is free. Work whose request is given up while it is in line is not begun.
-    pub(crate) async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-    ) -> Result<T, ApiError> {
+    /// A place in line, if there is one.
+    pub(crate) fn place(&self) -> Result<Place, ApiError> {
         let full = |_| {
             ApiError::new(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -36,7 +38,16 @@ impl Queue {
                 "too many requests wait; try again later",
             )
         };
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(full)?;
+        let permit = Arc::clone(&self.places).try_acquire_owned().map_err(full)?;
+        Ok(Place { _permit: permit })
+    }
+
+    /// Does `work` once a worker is free. Work whose request is given up while it is in line is not begun.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        place: Place,
+        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
         let worker = Arc::clone(&self.workers).acquire_owned().await;
         let worker = worker.map_err(|closed| ApiError::failed(closed.to_string()))?;
         let done = spawn_blocking(move || {
@@ -63,7 +74,7 @@ mod tests {
         let (finish, may_finish) = mpsc::channel::<()>();
         let task = |work| {
             let queue = Arc::clone(&queue);
-            tokio::spawn(async move { queue.run(work).await })
+            tokio::spawn(async move { queue.run(queue.place()?, work).await })
         };
         let first: Box<dyn FnOnce() -> Result<u8, ApiError> + Send> = Box::new(move || {
             begun.send(()).unwrap();
@@ -78,8 +89,7 @@ mod tests {
         while queue.places.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
-        let refused = queue.run(|| Ok(3)).await;
-        assert_eq!(refused.unwrap_err().kind, "busy");
+        assert_eq!(queue.place().err().unwrap().kind, "busy");
 
         // Who gives up in line makes room.
         waiting.abort();
@@ -87,16 +97,20 @@ mod tests {
         assert_eq!(queue.places.available_permits(), 1);
         finish.send(()).unwrap();
         assert_eq!(working.await.unwrap().unwrap(), 1);
-        assert_eq!(queue.run(|| Ok(4)).await.unwrap(), 4);
+        let place = queue.place().unwrap();
+        assert_eq!(queue.run(place, || Ok(3)).await.unwrap(), 3);
     }
 
     #[tokio::test]
     async fn work_that_panics_is_an_error_and_leaves_its_place() {
         let queue = Queue::new(ONE, ONE);
         let failed = queue
-            .run(|| -> Result<(), ApiError> { panic!("a bug") })
+            .run(queue.place().unwrap(), || -> Result<(), ApiError> {
+                panic!("a bug")
+            })
             .await;
         assert_eq!(failed.unwrap_err().kind, "failed");
-        assert_eq!(queue.run(|| Ok(1)).await.unwrap(), 1);
+        let place = queue.place().unwrap();
+        assert_eq!(queue.run(place, || Ok(1)).await.unwrap(), 1);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use axum::http::StatusCode;
-use ckload::candle::Storages;
+use ckload::candle::{Storages, StoragesStats};
 use ckload::{Cancel, Checkpoint, Loader};
 use ckload_example_embed::{Embedder, ModelFolder};
 use serde::Serialize;
@@ -34,6 +34,7 @@ pub(crate) struct Registry {
 /// A model that is whole.
 pub(crate) struct Served {
     path: PathBuf,
+    /// What it took to open and load the weights.
     seconds: f64,
     pub(crate) embedder: Embedder,
 }
@@ -165,6 +166,7 @@ impl Registry {
         Ok(Ticket {
             registry: Arc::clone(self),
             name: name.to_owned(),
+            is_over: false,
         })
     }
 
@@ -178,55 +180,77 @@ impl Registry {
 pub(crate) struct Ticket {
     registry: Arc<Registry>,
     name: String,
+    /// The model is served, and its name may be another ticket's already.
+    is_over: bool,
 }
 
 impl Ticket {
     /// Loads the model and has it served. Until then the one before is; if anything goes wrong, it stays.
-    pub(crate) fn load(self, path: &str, cancel: &Cancel) -> Result<ModelState, ApiError> {
-        let registry = &self.registry;
-        let loaded = self.served(path, cancel);
-        let mut models = registry.lock();
-        let entry = models.entry(self.name.clone()).or_default();
-        let before = match loaded {
+    pub(crate) fn load(mut self, path: &str, cancel: &Cancel) -> Result<ModelState, ApiError> {
+        match self.served(path, cancel) {
             Ok(served) => {
-                entry.refused = None;
-                entry.is_changing = false;
-                entry.current.replace(Arc::new(served))
+                let (state, before) = self.serve(served);
+                // Whoever lets go of the model last gives its memory back: here, or the last request that it answers.
+                drop(before);
+                Ok(state)
             }
             Err(error) => {
-                registry.loads.refused(&error);
-                entry.refused = Some(error.to_string());
-                return Err(error);
+                self.registry.loads.refused(&error);
+                if let Some(entry) = self.registry.lock().get_mut(&self.name) {
+                    entry.refused = Some(error.to_string());
+                }
+                Err(error)
             }
-        };
+        }
+    }
+
+    /// Puts the model in the place of the one before, which is given back.
+    fn serve(&mut self, served: Served) -> (ModelState, Option<Arc<Served>>) {
+        let mut models = self.registry.lock();
+        let entry = models.entry(self.name.clone()).or_default();
+        entry.refused = None;
+        entry.is_changing = false;
+        let before = entry.current.replace(Arc::new(served));
         let state = entry.state(&self.name);
-        drop(models);
-        // Whoever lets go of the model last gives its memory back: here, or the last request that it answers.
-        drop(before);
-        Ok(state)
+        self.is_over = true;
+        (state, before)
     }
 
     fn served(&self, path: &str, cancel: &Cancel) -> Result<Served, ApiError> {
         let registry = &self.registry;
-        let folder = registry.folders.admit(path)?;
         let _turn = registry.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh_before = registry.storages.stats().fresh;
+        // Not before it is this load's turn: the folder may become another one while it waits.
+        let folder = registry.folders.admit(path)?;
+        let refused = |error: &anyhow::Error| ApiError::refused(error, &folder, cancel);
+        let model = ModelFolder::open(&folder).map_err(|error| refused(&error))?;
         let start = Instant::now();
-        let loader = registry.loader.clone().cancel_with(cancel);
-        let load = || -> anyhow::Result<(Embedder, u64)> {
-            let model = ModelFolder::open(&folder)?;
-            let checkpoint = Checkpoint::open(&folder)?;
-            let embedder =
-                Embedder::load_recycled(&model, &loader, &checkpoint, &registry.storages)?;
-            Ok((embedder, checkpoint.bytes()))
+        let checkpoint = match Checkpoint::open(&folder) {
+            Ok(checkpoint) => checkpoint,
+            Err(error) => {
+                // Nobody learns of a file outside what is wrong with it.
+                if let Some(path) = error.path() {
+                    registry.folders.check_place(path)?;
+                }
+                return Err(refused(&error.into()));
+            }
         };
-        let (embedder, bytes) = load().map_err(|error| ApiError::refused(&error, &folder))?;
+        for file in checkpoint.files() {
+            registry.folders.check_place(&file.path)?;
+        }
+        let loader = registry.loader.clone().cancel_with(cancel);
+        let before = registry.storages.stats();
+        let embedder = Embedder::load_recycled(&model, &loader, &checkpoint, &registry.storages)
+            .map_err(|error| refused(&error))?;
         let seconds = start.elapsed().as_secs_f64();
-        let memory = match registry.storages.stats().fresh - fresh_before {
+        let after = registry.storages.stats();
+        let memory = match after.fresh - before.fresh {
             0 => MemoryOf::Kept,
             _ => MemoryOf::Fresh,
         };
-        registry.loads.done(memory, bytes, seconds);
+        let taken = |stats: StoragesStats| stats.fresh_bytes + stats.reused_bytes;
+        registry
+            .loads
+            .done(memory, taken(after) - taken(before), seconds);
         Ok(Served {
             embedder,
             path: folder,
@@ -237,6 +261,9 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
         let mut models = self.registry.lock();
         if let Some(entry) = models.get_mut(&self.name) {
             entry.is_changing = false;
@@ -286,4 +313,99 @@ fn unknown(name: &str) -> ApiError {
 fn changing(name: &str) -> ApiError {
     let message = format!("the model {name:?} is being loaded; try again when that is done");
     ApiError::new(StatusCode::CONFLICT, "changing", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use ckload::{BufferPool, ByteSize};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::random_bert::RandomBert;
+
+    /// A registry of which `m` is `a`, beside which there is `b`.
+    fn serving() -> (TempDir, Metrics, Arc<Registry>) {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, seed) in [("a", 1), ("b", 2)] {
+            RandomBert::TINY
+                .write(&folder.path().join(name), seed)
+                .unwrap();
+        }
+        let pool = BufferPool::new();
+        let storages = Storages::new(ByteSize::gib(1));
+        let metrics = Metrics::new(&pool, &storages);
+        let registry = Arc::new(Registry::new(
+            Folders::open(&[folder.path().to_owned()]).unwrap(),
+            Loader::new().pool(&pool),
+            storages,
+            NonZeroUsize::MAX,
+            metrics.loads(),
+        ));
+        let ticket = registry.begin("m", Change::Load).unwrap();
+        ticket.load("a", &Cancel::new()).unwrap();
+        (folder, metrics, registry)
+    }
+
+    #[test]
+    fn a_ticket_that_is_over_leaves_the_next_one_alone() {
+        let (_folder, _metrics, registry) = serving();
+        let mut first = registry.begin("m", Change::Swap).unwrap();
+        let served = first.served("b", &Cancel::new()).unwrap();
+        let _before = first.serve(served);
+        let second = registry.begin("m", Change::Swap).unwrap();
+        drop(first);
+        let third = registry.begin("m", Change::Swap);
+        assert_eq!(
+            third.err().map(|error| error.kind).as_deref(),
+            Some("changing")
+        );
+        let unloaded = registry.unload("m");
+        assert_eq!(
+            unloaded.err().map(|error| error.kind).as_deref(),
+            Some("changing")
+        );
+        drop(second);
+        assert!(registry.unload("m").is_ok());
+
+        // The name may also be that of a model that loads for the first time.
+        let mut first = registry.begin("m", Change::Load).unwrap();
+        let served = first.served("b", &Cancel::new()).unwrap();
+        let _before = first.serve(served);
+        assert!(registry.unload("m").is_ok());
+        let _second = registry.begin("m", Change::Load).unwrap();
+        drop(first);
+        let loading = registry.get(Some("m"));
+        assert_eq!(
+            loading.err().map(|error| error.kind).as_deref(),
+            Some("loading")
+        );
+    }
+
+    #[test]
+    fn a_load_that_was_cancelled_is_told_so() {
+        let (_folder, metrics, registry) = serving();
+        let cancel = Cancel::new();
+        cancel.cancel();
+        let ticket = registry.begin("m", Change::Swap).unwrap();
+        assert_eq!(ticket.load("b", &cancel).unwrap_err().kind, "cancelled");
+        let text = metrics.text().unwrap();
+        assert!(
+            text.contains("ckload_load_failures_total{kind=\"cancelled\"} 1\n"),
+            "{text}"
+        );
+        assert_eq!(registry.list()[0].state, "serving");
+    }
+
+    #[test]
+    fn bytes_are_those_that_were_loaded() {
+        let (_folder, metrics, registry) = serving();
+        let stats = registry.storages.stats();
+        let text = metrics.text().unwrap();
+        let line = format!(
+            "ckload_load_bytes_total{{memory=\"fresh\"}} {}\n",
+            stats.fresh_bytes
+        );
+        assert!(stats.fresh_bytes > 0 && text.contains(&line), "{text}");
+    }
 }

@@ -28,7 +28,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Loads the models that were asked for, and begins to listen.
+    /// Loads the models that were asked for, and begins to listen. Who drops the future ends the load that is under way.
     ///
     /// # Errors
     ///
@@ -52,6 +52,7 @@ impl Server {
             queue: Queue::new(options.queue, options.workers),
             metrics,
             max_texts: options.max_texts,
+            body_timeout: Duration::from_secs(options.body_timeout.into()),
         };
         let listener = TcpListener::bind(options.listen).await;
         let listener = listener.with_context(|| options.listen.to_string())?;
@@ -77,6 +78,9 @@ impl Server {
     }
 
     /// Answers requests until `ended`, and then those that have begun.
+    ///
+    /// When the time for those is over, what they compute or load may still be under way on the runtime's blocking threads: a program that
+    /// is to end by then shuts the runtime down [in the background](tokio::runtime::Runtime::shutdown_background).
     ///
     /// # Errors
     ///

@@ -4,10 +4,12 @@ mod common;
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
+use std::process::Command;
 
+use ckload::Checkpoint;
 use ckload_example_server::random_bert::RandomBert;
 use common::{Running, TEXTS, distance, models};
-use serde_json::json;
+use serde_json::{Map, json};
 
 #[test]
 fn a_broken_checkpoint_is_refused_and_the_old_model_stays() {
@@ -115,6 +117,59 @@ fn a_path_outside_the_given_folders_is_refused() {
             );
         }
     }
+    // An index that names a file of a subfolder, which is a link to outside; there the file is whole, broken, or absent.
+    let sharded = folder.path().join("sharded");
+    RandomBert::TINY.write(&sharded, 3).unwrap();
+    fs::rename(
+        sharded.join("model.safetensors"),
+        folder.path().join("moved.safetensors"),
+    )
+    .unwrap();
+    fs::create_dir(sharded.join("part")).unwrap();
+    let link = sharded.join("part/model.safetensors");
+    let moved = Checkpoint::open(folder.path().join("moved.safetensors")).unwrap();
+    let places = moved
+        .tensors()
+        .iter()
+        .map(|tensor| (tensor.name.to_string(), json!("part/model.safetensors")));
+    let index = json!({"weight_map": places.collect::<Map<_, _>>()});
+    fs::write(
+        sharded.join("model.safetensors.index.json"),
+        index.to_string(),
+    )
+    .unwrap();
+    fs::write(outside.path().join("broken"), "no tensors").unwrap();
+    let mut answers = Vec::new();
+    for target in ["b/model.safetensors", "broken", "absent"] {
+        symlink(outside.path().join(target), &link).unwrap();
+        let (status, answer) = client.swap("m", "sharded");
+        assert_eq!(
+            (status, &answer["error"]["kind"]),
+            (403, &json!("outside")),
+            "{target}: {answer}"
+        );
+        answers.push(answer);
+        fs::remove_file(&link).unwrap();
+    }
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "nobody learns what is there: {answers:?}");
+    symlink(folder.path().join("moved.safetensors"), &link).unwrap();
+    assert_eq!(client.swap("m", "sharded").0, 200);
+    // A pipe is not waited for.
+    let pipe = folder.path().join("b/sentence_bert_config.json");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let (status, answer) = client.swap("m", "b");
+    assert_eq!(
+        (status, &answer["error"]["kind"]),
+        (422, &json!("not_a_file"))
+    );
+    fs::remove_file(pipe).unwrap();
     assert_eq!(client.swap("m", "absent").0, 404);
     let inside = folder.path().join("b").display().to_string();
     assert_eq!(client.swap("m", &inside).0, 200);

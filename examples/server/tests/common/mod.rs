@@ -2,9 +2,13 @@
 
 #![allow(dead_code)] // each test file uses a part
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use ckload::candle::Storages;
 use ckload_example_server::random_bert::RandomBert;
@@ -26,6 +30,42 @@ pub(crate) fn models() -> TempDir {
             .unwrap();
     }
     folder
+}
+
+/// Only a hang lasts so long.
+pub(crate) const HANG: Duration = Duration::from_secs(60);
+
+/// A request of which the server has read the head and waits for the body.
+pub(crate) fn half_a_request(address: &str, body: &str) -> BufReader<TcpStream> {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(HANG)).unwrap();
+    let mut stream = BufReader::new(stream);
+    let head = format!(
+        "POST /embed HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\nexpect: 100-continue\r\n\r\n",
+        body.len()
+    );
+    stream.get_mut().write_all(head.as_bytes()).unwrap();
+    let mut line = String::new();
+    stream.read_line(&mut line).unwrap();
+    assert!(line.contains("100"), "{line}");
+    stream
+}
+
+pub(crate) fn finish(mut request: BufReader<TcpStream>, body: &str) -> String {
+    request.get_mut().write_all(body.as_bytes()).unwrap();
+    let mut answer = String::new();
+    request.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// A model in the folder `slow` for which a word of `n` letters is work that grows with `n` squared.
+pub(crate) fn add_slow_model(folder: &Path) {
+    let slow = folder.join("slow");
+    RandomBert::TINY.write(&slow, 3).unwrap();
+    let path = slow.join("tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    tokenizer["model"]["max_input_chars_per_word"] = json!(1 << 30);
+    fs::write(&path, tokenizer.to_string()).unwrap();
 }
 
 /// A server that runs until it is asked to end.
@@ -147,6 +187,18 @@ impl Client {
         let (status, answer) = self.ask("POST", "/embed", Some(json!({"texts": TEXTS})));
         assert_eq!(status, 200, "{answer}");
         vectors(&answer)
+    }
+
+    /// How many requests for embeddings came to what.
+    pub(crate) fn outcomes(&self) -> BTreeMap<String, u64> {
+        let (_, text) = self.ask("GET", "/metrics", None);
+        let lines = text.as_str().expect("it is no JSON").lines();
+        let counts = lines.filter_map(|line| {
+            let line = line.strip_prefix("ckload_embed_requests_total{outcome=\"")?;
+            let (outcome, count) = line.split_once("\"} ")?;
+            Some((outcome.to_owned(), count.parse().unwrap()))
+        });
+        counts.collect()
     }
 
     /// A metric without labels.
