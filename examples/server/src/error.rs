@@ -47,12 +47,13 @@ impl ApiError {
 
     /// A folder whose model cannot be had, or whose load `cancel` ended.
     pub(crate) fn refused(error: &anyhow::Error, folder: &Path, cancel: &Cancel) -> Self {
-        let known = error
-            .chain()
-            .find_map(|cause| cause.downcast_ref::<ckload::Error>());
+        let known = error.chain().find_map(|link| {
+            // While the model was built it was told to candle.
+            let told = || ckload::candle::cause(link.downcast_ref()?);
+            link.downcast_ref::<ckload::Error>().or_else(told)
+        });
         let kind = match known {
             Some(known) => known.kind(),
-            // The model was being built, and told only candle why there were no more tensors.
             None if cancel.is_cancelled() => "cancelled",
             None => "model",
         };
@@ -96,5 +97,30 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let kind = ErrorKind(self.kind.clone());
         (self.status, Extension(kind), Json(Body { error: self })).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+    use ckload::{Checkpoint, Loader, synth::Gpt2};
+
+    use super::*;
+
+    #[test]
+    fn what_fails_while_a_model_is_built_keeps_its_kind_and_its_file() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("model.safetensors");
+        let shape = Gpt2::TINY.blueprint();
+        shape.write_file(&file, 0).expect("a disk with room");
+        let checkpoint = Checkpoint::open(&file).expect("a valid file");
+        std::fs::remove_file(&file).expect("our own file");
+        let loader = Loader::new();
+        let built = ckload::candle::var_builder(&loader, &checkpoint, DType::F32, &Device::Cpu)
+            .and_then(|weights| weights.get(96, "ln_f.weight"));
+        let error = anyhow::Error::from(built.expect_err("the file is gone")).context("building");
+        let refused = ApiError::refused(&error, folder.path(), &Cancel::new());
+        assert_eq!(refused.kind, "io");
+        assert_eq!(refused.path, Some(file.display().to_string()));
     }
 }

@@ -12,9 +12,6 @@ use serde::{Deserialize, Serialize};
 use crate::page_cache::State;
 use crate::ways::Way;
 
-/// Loads after the first.
-const REPEATED: usize = 3;
-
 /// What a process reports.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Process {
@@ -36,8 +33,13 @@ pub(crate) struct Load {
     pub(crate) page_faults: u64,
 }
 
-/// Loads `path` in `way` and prints a [`Process`] as JSON.
-pub(crate) fn run(way: Way, state: State, path: &Path) -> Result<(), Box<dyn Error>> {
+/// Loads `path` in `way`, and `repeated` times again, and prints a [`Process`] as JSON.
+pub(crate) fn run(
+    way: Way,
+    state: State,
+    repeated: u16,
+    path: &Path,
+) -> Result<(), Box<dyn Error>> {
     let checkpoint = Checkpoint::open(path)?;
     let files: Vec<_> = checkpoint
         .files()
@@ -48,7 +50,7 @@ pub(crate) fn run(way: Way, state: State, path: &Path) -> Result<(), Box<dyn Err
     let mut loads = Vec::new();
     let mut digests = Vec::new();
     let mut peak_bytes = 0;
-    for _ in 0..=REPEATED {
+    for _ in 0..=repeated {
         for file in &files {
             state.prepare(file)?;
         }

@@ -50,6 +50,9 @@ struct Options {
     /// Rounds; medians are over these. Default: 7.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     rounds: Option<u16>,
+    /// Loads after the first in each process. Default: 3.
+    #[arg(long, value_name = "N", default_value = "3", hide_default_value = true, value_parser = clap::value_parser!(u16).range(1..))]
+    repeated: u16,
     /// Only `warm` or `cold`. Default: both.
     #[arg(long)]
     state: Option<State>,
@@ -77,13 +80,14 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let (name, path) = model(options)?;
     if let (Some(way), Some(state)) = (options.child, options.state) {
-        return child::run(way, state, &path);
+        return child::run(way, state, options.repeated, &path);
     }
     let checkpoint = Checkpoint::open(&path)?;
     let effort = Effort {
         rounds: options
             .rounds
             .map_or(if options.quick { 2 } else { 7 }, Into::into),
+        repeated: if options.quick { 1 } else { options.repeated },
         undisturbed: !options.quick,
     };
     let ways: Vec<Way> = ways::ALL

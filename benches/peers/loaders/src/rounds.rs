@@ -23,6 +23,8 @@ const PAUSE: Duration = Duration::from_secs(2);
 pub(crate) struct Effort {
     /// Rounds; the tables show their medians.
     pub(crate) rounds: usize,
+    /// Loads after the first in each process.
+    pub(crate) repeated: u16,
     /// Whether rounds that other processes disturbed are measured again.
     pub(crate) undisturbed: bool,
 }
@@ -62,7 +64,7 @@ pub(crate) fn measure(
     let mut round = 0;
     while round < effort.rounds {
         eprintln!("{state:?}, round {} of {} …", round + 1, effort.rounds);
-        let (processes, is_disturbed) = run_round(path, state, ways, round)?;
+        let (processes, is_disturbed) = run_round(path, state, ways, effort.repeated, round)?;
         if is_disturbed && patience > 0 {
             patience -= 1;
             thread::sleep(PAUSE);
@@ -86,6 +88,7 @@ fn run_round(
     path: &Path,
     state: State,
     ways: &[Way],
+    repeated: u16,
     round: usize,
 ) -> Result<(Vec<Process>, bool), Box<dyn Error>> {
     let mut processes: Vec<Option<Process>> = vec![None; ways.len()];
@@ -93,7 +96,7 @@ fn run_round(
     for turn in 0..ways.len() {
         let at = (round + turn) % ways.len();
         let before = Ticks::now();
-        processes[at] = Some(start(ways[at], state, path)?);
+        processes[at] = Some(start(ways[at], state, repeated, path)?);
         is_disturbed |= Ticks::now().disturbed_since(before);
     }
     let processes: Vec<Process> = processes.into_iter().flatten().collect();
@@ -111,9 +114,10 @@ fn run_round(
     Ok((processes, is_disturbed))
 }
 
-fn start(way: Way, state: State, path: &Path) -> Result<Process, Box<dyn Error>> {
+fn start(way: Way, state: State, repeated: u16, path: &Path) -> Result<Process, Box<dyn Error>> {
     let output = Command::new(env::current_exe()?)
         .args(["--child", &argument(way), "--state", &argument(state)])
+        .args(["--repeated", &repeated.to_string()])
         .arg(format!("model={}", path.display()))
         .output()?;
     if !output.status.success() {
