@@ -300,7 +300,9 @@ impl Case<'_> {
         };
         let mut loader = self.loader.clone().io(self.io).observer(Arc::new(meddler));
         if dice.is_multiple_of(2) {
+            // Chunks want two pages, of whatever size the tensors are.
             let smallest = smallest_budget(self.loader, checkpoint).as_u64();
+            let smallest = smallest.max(8 * KIB as u64);
             loader = loader.budget(ByteSize::b(smallest + (dice as u64 % MIB as u64)));
         }
         let kinds: &[&str] = match fault {
