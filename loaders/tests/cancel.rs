@@ -250,7 +250,7 @@ fn a_consumer_that_others_are_always_ahead_of_does_not_end_the_load() {
         };
         let taken: usize = thread::scope(|scope| {
             let consumers = [(); 3].map(|()| scope.spawn(consume));
-            let taken = consumers.into_iter().map(|consumer| consumer.join());
+            let taken = consumers.into_iter().map(thread::ScopedJoinHandle::join);
             taken.map(|taken| taken.expect("no panic")).sum()
         });
         assert_eq!(taken, TENSORS);
