@@ -18,6 +18,9 @@ pub(crate) enum State {
     Cold,
 }
 
+/// So many bytes may be otherwise: what the kernel counts at a file's end varies.
+const SLACK: u64 = 1 << 20;
+
 impl State {
     /// Brings the page cache into this state as far as `path` goes.
     pub(crate) fn prepare(self, path: &Path) -> io::Result<()> {
@@ -27,14 +30,14 @@ impl State {
             // What is not written yet does not go.
             file.sync_all()?;
             fadvise(&file, 0, None, Advice::DontNeed)?;
-        } else if usage::cached_bytes(&file).is_none_or(|cached| cached < bytes) {
+        } else if usage::cached_bytes(&file).is_none_or(|cached| cached + SLACK < bytes) {
             refill(&file)?;
         }
         match (self, usage::cached_bytes(&file)) {
-            (Self::Cold, Some(cached)) if cached > 1 << 20 => {
+            (Self::Cold, Some(cached)) if cached > SLACK => {
                 Err(io::Error::other(format!("{cached} bytes stay cached")))
             }
-            (Self::Warm, Some(cached)) if cached < bytes => {
+            (Self::Warm, Some(cached)) if cached + SLACK < bytes => {
                 Err(io::Error::other(format!("only {cached} bytes are cached")))
             }
             _ => Ok(()),
