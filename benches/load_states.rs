@@ -357,8 +357,11 @@ impl Bench {
                 let run = &report["runs"][0];
                 let seconds = |key: &str| run[key].as_f64().expect("a number");
                 let elapsed = seconds("seconds") + seconds("open_seconds");
-                let faults = run["page_faults"].as_u64().expect("a number");
-                Sample::reported(Duration::from_secs_f64(elapsed), faults)
+                Sample {
+                    elapsed: Duration::from_secs_f64(elapsed),
+                    cpu: None,
+                    page_faults: run["page_faults"].as_u64().expect("a number"),
+                }
             },
         )
     }

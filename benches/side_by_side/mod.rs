@@ -26,21 +26,9 @@ pub(crate) struct Sample {
     /// The time of the work.
     pub(crate) elapsed: Duration,
     /// Time on a core, of all threads of the process, where that is known.
-    cpu: Option<Duration>,
+    pub(crate) cpu: Option<Duration>,
     /// Page faults of the whole process during the work.
-    page_faults: u64,
-}
-
-impl Sample {
-    /// What another process has measured of itself.
-    #[allow(dead_code)] // one of the benchmarks starts processes
-    pub(crate) fn reported(elapsed: Duration, page_faults: u64) -> Self {
-        Self {
-            elapsed,
-            cpu: None,
-            page_faults,
-        }
-    }
+    pub(crate) page_faults: u64,
 }
 
 /// Times `work`, and drops what it returns outside the time.

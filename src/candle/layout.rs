@@ -104,10 +104,19 @@ impl Layout {
         } else {
             info.bytes as usize
         };
-        let joined = open.get(&dtype).copied().filter(|&group| {
-            let start = offset_behind(self.groups[group].bytes, info, dtype, bytes);
-            !is_whole && bytes <= GROUP_BYTES.saturating_sub(start)
-        });
+        // Behind the tensors that take a storage up to `end`.
+        let start = |end| {
+            if is_whole {
+                0
+            } else {
+                offset_behind(end, info, dtype, bytes)
+            }
+        };
+        let has_room = |&group: &usize| {
+            let start = start(self.groups[group].bytes);
+            bytes <= GROUP_BYTES.saturating_sub(start)
+        };
+        let joined = open.get(&dtype).copied().filter(has_room);
         let number = joined.unwrap_or_else(|| {
             self.groups.push(Group {
                 dtype,
@@ -122,12 +131,7 @@ impl Layout {
             number
         });
         let group = &mut self.groups[number];
-        let end = group.members.last().map_or(0, Member::end);
-        let offset = if is_whole {
-            0
-        } else {
-            offset_behind(end, info, dtype, bytes)
-        };
+        let offset = start(group.bytes);
         group.bytes = offset + bytes;
         group.members.push(Member {
             tensor,
@@ -158,12 +162,6 @@ fn offset_behind(end: usize, info: &TensorInfo, dtype: DType, bytes: usize) -> u
         }
     }
     end.next_multiple_of(LINE)
-}
-
-impl Member {
-    fn end(&self) -> usize {
-        self.offset + self.bytes
-    }
 }
 
 impl Group {
@@ -269,7 +267,7 @@ mod tests {
                 for member in &group.members {
                     assert!(member.offset >= end);
                     assert!(member.offset.is_multiple_of(dtype::width(group.dtype)));
-                    end = member.end();
+                    end = member.offset + member.bytes;
                     placed += 1;
                 }
                 assert!(end + PAGE <= group.room(), "room for the way to a page");
