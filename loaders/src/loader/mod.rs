@@ -103,7 +103,8 @@ impl Loader {
 
     /// Reads with this many threads, at least one, whatever is read. Default: as [`Loader::policy`] says.
     ///
-    /// A thread that waits for a [`Stream`] or for [`Chunks`] reads in place of one of them, as long as the page cache has what is read.
+    /// A thread that waits for a [`Stream`](crate::Stream) or for [`Chunks`](crate::Chunks) reads in place of one of them, as long as the
+    /// page cache has what is read.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads.max(1));
@@ -139,7 +140,7 @@ impl Loader {
     /// took. Default: `false`.
     ///
     /// In a stream the thread that has just read a tensor hashes it, before it is delivered. In a resident load the threads that have
-    /// read hash tensor by tensor once everything is there. [`Chunks`] and [`load_into`](Self::load_into) hash nothing.
+    /// read hash tensor by tensor once everything is there. [`Chunks`](crate::Chunks) and [`load_into`](Self::load_into) hash nothing.
     #[must_use]
     pub fn digests(mut self, digests: bool) -> Self {
         self.digests = digests;

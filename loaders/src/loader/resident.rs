@@ -32,8 +32,9 @@ impl Loader {
     /// largest first, each where it leaves the least room. Published 7B models of four families take 85 to 100 % of their bytes from one
     /// another's memory, as far as there is as much. New memory is needed for tensors larger than any idle buffer, and for what the next model
     /// is larger by; idle buffers that are in the way of that are freed. Unused ends of divided buffers count: a load takes at most an eighth
-    /// more than it would in an empty pool, and never more than [`BufferPool::max_bytes`], so a limit just above a model's size leaves
-    /// less to divide. Small buffers that other threads hold privately (at most 8 MiB each, in pools without a limit) are not found.
+    /// more than it would in an empty pool, and never more than [`BufferPool::max_bytes`](ckload_pool::BufferPool::max_bytes), so
+    /// a limit just above a model's size leaves less to divide. Small buffers that other threads hold privately (at most 8 MiB each, in
+    /// pools without a limit) are not found.
     ///
     /// # Errors
     ///
