@@ -1,0 +1,173 @@
+//! A load: the command line without a command.
+
+use std::error::Error;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use ckload::{ByteSize, Select, Shard};
+use clap::ValueEnum;
+
+use super::reading::ReadArgs;
+use super::values::{parse_budget, parse_glob};
+use crate::cli::options::{LoadOptions, Pin, Sides};
+
+/// Rounds of a comparison, unless `--repeat` says otherwise: enough for a median.
+const COMPARED_ROUNDS: NonZeroUsize = NonZeroUsize::new(5).unwrap();
+
+#[derive(clap::Args, Debug)]
+pub(super) struct LoadArgs {
+    /// Checkpoints: files, folders, indexes, quoted patterns, or org/name in the cache of Hugging Face
+    ///
+    /// A pattern, such as 'models/*.safetensors', is one checkpoint. The cache is looked for as huggingface_hub does (HF_HUB_CACHE,
+    /// HF_HOME); org/name@revision means another revision than main. Nothing is downloaded.
+    #[arg(required = true)]
+    model: Vec<PathBuf>,
+
+    /// Keep every tensor in memory until the model is loaded, instead of streaming them
+    #[arg(long)]
+    resident: bool,
+
+    /// Load each model N times, one model after the other [default: 1, or 5 with --compare]
+    #[arg(long, value_name = "N")]
+    repeat: Option<NonZeroUsize>,
+
+    /// Load without the pool as well, in turns with it, to measure what pooling saves
+    ///
+    /// With --resident this takes the memory of two models: what the pool keeps, and the load without it.
+    #[arg(long, conflicts_with = "no_pool")]
+    compare: bool,
+
+    /// Load only without the pool: fresh memory for each buffer of each load
+    #[arg(long, conflicts_with = "pin")]
+    no_pool: bool,
+
+    #[command(flatten)]
+    reading: ReadArgs,
+
+    /// Memory that a stream may hold, such as 256MiB [default: enough for the largest tensor and to read ahead]
+    #[arg(long, value_name = "SIZE", value_parser = parse_budget, conflicts_with = "resident")]
+    budget: Option<ByteSize>,
+
+    /// Lock the memory of the pool in RAM: auto where it is cheap and allowed, always fails where it is not allowed
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    pin: PinArg,
+
+    /// Load only tensors whose names match; may be given several times
+    #[arg(long, value_name = "GLOB", value_parser = parse_glob)]
+    include: Vec<String>,
+
+    /// Leave out tensors whose names match; may be given several times
+    #[arg(long, value_name = "GLOB", value_parser = parse_glob)]
+    exclude: Vec<String>,
+
+    /// Hash every tensor (SHA-256) on the thread that has just read it, and show what that costs
+    #[arg(long, conflicts_with = "dry_run")]
+    verify: bool,
+
+    /// Compare with the digests of tensors that `ckload verify --json` printed; exit status 1 if they differ
+    #[arg(long, value_name = "FILE", requires = "verify")]
+    against: Option<PathBuf>,
+
+    /// Load only one rank's part of each tensor, such as 0:3/8: of 8 equal parts along dimension 0 the one of number 3
+    ///
+    /// Without a glob it is meant for all tensors that have the dimension, and no other --shard names; those of fewer dimensions stay
+    /// whole. With one, such as '*.o_proj.weight=1:3/8', for those whose names match; of several the first decides, and '*norm*=0:0/1'
+    /// keeps tensors whole. A tensor that does not divide into equal parts is an error. May be given several times.
+    #[arg(long, value_name = "[GLOB=]DIM:RANK/WORLD", value_parser = parse_shard)]
+    shard: Vec<ShardArg>,
+
+    /// Show what a load would read and where it would go, without loading
+    #[arg(long, conflicts_with_all = ["compare", "repeat"])]
+    dry_run: bool,
+
+    /// Show the settings and each run as well
+    #[arg(short, long, conflicts_with = "quiet")]
+    verbose: bool,
+}
+
+/// A part of the tensors that a glob matches, or of all others.
+#[derive(Clone, Debug)]
+struct ShardArg {
+    pattern: Option<String>,
+    shard: Shard,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum PinArg {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+impl LoadArgs {
+    pub(super) fn resolve(self) -> Result<LoadOptions, Box<dyn Error>> {
+        if self.against.is_some() && self.model.len() > 1 {
+            return Err("--against has the digests of one model; load one at a time".into());
+        }
+        if self.against.is_some() && !self.shard.is_empty() {
+            return Err("--against has the digests of whole tensors, --shard loads parts".into());
+        }
+        let mut select = Select::all();
+        for glob in &self.include {
+            select = select.include(glob)?;
+        }
+        for glob in &self.exclude {
+            select = select.exclude(glob)?;
+        }
+        if self
+            .shard
+            .iter()
+            .filter(|arg| arg.pattern.is_none())
+            .count()
+            > 1
+        {
+            return Err("--shard is given twice without a glob: which is for what?".into());
+        }
+        for ShardArg { pattern, shard } in &self.shard {
+            select = match pattern {
+                Some(glob) => select.shard(glob, *shard)?,
+                None => select.shard_rest(*shard)?,
+            };
+        }
+        let sides = match (self.compare, self.no_pool) {
+            (true, _) => Sides::Compare,
+            (false, true) => Sides::WithoutPool,
+            (false, false) => Sides::WithPool,
+        };
+        let usual_rounds = if self.compare {
+            COMPARED_ROUNDS
+        } else {
+            NonZeroUsize::MIN
+        };
+        Ok(LoadOptions {
+            models: self.model,
+            select,
+            resident: self.resident,
+            rounds: self.repeat.unwrap_or(usual_rounds),
+            sides,
+            reading: self.reading.into(),
+            budget: self.budget,
+            pin: match self.pin {
+                PinArg::Auto => Pin::Auto,
+                PinArg::Always => Pin::Always,
+                PinArg::Never => Pin::Never,
+            },
+            verify: self.verify,
+            against: self.against,
+            verbose: self.verbose,
+            dry_run: self.dry_run,
+        })
+    }
+}
+
+fn parse_shard(text: &str) -> Result<ShardArg, Box<dyn Error + Send + Sync>> {
+    // A glob may hold the sign as well.
+    let (pattern, shard) = match text.rsplit_once('=') {
+        Some((glob, shard)) => (Some(parse_glob(glob)?), shard),
+        None => (None, text),
+    };
+    let shard = shard.parse()?;
+    Select::all().shard_rest(shard)?;
+    Ok(ShardArg { pattern, shard })
+}

@@ -1,0 +1,134 @@
+//! Command lines and what they mean.
+
+use std::path::PathBuf;
+
+use ckload::ByteSize;
+use clap::CommandFactory;
+use clap::error::ErrorKind;
+
+use super::Args;
+use crate::cli::options::{Action, Invocation, LoadOptions, Pin, Reading, Sides};
+
+fn parse(line: &str) -> Result<Invocation, clap::Error> {
+    Invocation::from_command_line(line.split(' '))
+}
+
+fn load(line: &str) -> LoadOptions {
+    match parse(line).unwrap().action {
+        Action::Load(options) => *options,
+        other => panic!("not a load: {other:?}"),
+    }
+}
+
+#[test]
+fn the_parser_is_consistent() {
+    Args::command().debug_assert();
+}
+
+#[test]
+fn models_are_streamed_once_through_the_pool_by_default() {
+    let options = load("ckload a b");
+    assert_eq!(options.models, [PathBuf::from("a"), PathBuf::from("b")]);
+    assert!(!options.resident && !options.dry_run && !options.verbose);
+    assert_eq!(options.rounds.get(), 1);
+    assert_eq!(options.sides, Sides::WithPool);
+    assert_eq!(options.pin, Pin::Auto);
+    assert_eq!(options.reading, Reading::default());
+    assert!(options.budget.is_none());
+}
+
+#[test]
+fn a_comparison_takes_five_rounds_unless_told() {
+    assert_eq!(load("ckload --compare m").rounds.get(), 5);
+    assert_eq!(load("ckload --compare --repeat 9 m").rounds.get(), 9);
+    assert_eq!(load("ckload --repeat 3 m").rounds.get(), 3);
+}
+
+#[test]
+fn budgets_are_sizes_with_units() {
+    assert_eq!(
+        load("ckload --budget 256MiB m").budget,
+        Some(ByteSize::mib(256))
+    );
+    assert_eq!(
+        load("ckload --budget 1000000 m").budget,
+        Some(ByteSize::b(1_000_000))
+    );
+    for wrong in ["0", "much", "-1", "12XB"] {
+        let error = parse(&format!("ckload --budget={wrong} m")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ValueValidation, "{wrong}");
+    }
+}
+
+#[test]
+fn a_shard_is_for_the_tensors_of_a_glob_or_for_all_others() {
+    let select = load("ckload --shard 0:1/2 --shard w*=1:0/2 --shard a=b=1:0/2 m").select;
+    let shown = format!("{select:?}");
+    assert!(shown.contains("rest: Some(Shard { dim: 0, rank: 1, world_size: 2 })"));
+    assert!(
+        shown.contains("\"a=b\"") && shown.contains("\"w*\""),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_model_may_be_named_like_a_command() {
+    assert_eq!(load("ckload -- demo").models, [PathBuf::from("demo")]);
+    assert_eq!(load("ckload ./demo").models, [PathBuf::from("./demo")]);
+}
+
+#[test]
+fn output_options_stand_before_or_after_a_command() {
+    for line in ["ckload --json inspect m", "ckload inspect m --json"] {
+        let invocation = parse(line).unwrap();
+        assert!(invocation.output.json, "{line}");
+        assert!(
+            matches!(invocation.action, Action::Inspect { .. }),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn options_that_would_have_no_effect_are_refused() {
+    for line in [
+        "ckload --resident demo",
+        "ckload -j 2 inspect m",
+        "ckload --compare --no-pool m",
+        "ckload --no-pool --pin always m",
+        "ckload --resident --budget 1GiB m",
+        "ckload --dry-run --compare m",
+        "ckload --dry-run --verify m",
+        "ckload --verify verify m",
+        "ckload -q -v m",
+    ] {
+        assert_eq!(
+            parse(line).unwrap_err().kind(),
+            ErrorKind::ArgumentConflict,
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn wrong_values_are_refused() {
+    for line in [
+        "ckload --repeat 0 m",
+        "ckload -j 0 m",
+        "ckload --include [ m",
+        "ckload --shard 1 m",
+        "ckload --shard 0:2/2 m",
+        "ckload --shard [=0:1/2 m",
+        "ckload --shard 0:0/2 --shard 1:0/2 m",
+        "ckload --io io_uring m",
+        "ckload --read-size 4095 m",
+        "ckload --pin maybe m",
+        "ckload --against list m",
+        "ckload --verify --against list m n",
+        "ckload --color pink m",
+        "ckload synth mamba out",
+        "ckload",
+    ] {
+        assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+    }
+}
