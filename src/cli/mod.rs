@@ -5,6 +5,7 @@
 
 mod args;
 mod cache;
+mod chart;
 mod demo;
 mod dry_run;
 mod error;
@@ -14,12 +15,14 @@ mod limit;
 mod load;
 mod open;
 mod options;
+mod page;
 mod progress;
 mod report;
 mod runner;
 mod savings;
 mod style;
 mod synth;
+mod timeline;
 mod units;
 mod verify;
 mod width;
