@@ -40,6 +40,8 @@ pub(crate) enum Error {
     CreateFolder { path: PathBuf, source: io::Error },
     #[error("cannot read {}: {source}", .path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("cannot write {}: {source}", .path.display())]
+    WriteFile { path: PathBuf, source: io::Error },
     /// The result has been printed, and is not what it should be.
     #[error("{} named above", units::counted(.0.len() as u64, "mismatch"))]
     Mismatched(Vec<Mismatch>),
@@ -75,7 +77,10 @@ impl Error {
             Self::NoCacheFolder => "no_cache_folder",
             Self::Mismatched(_) => "mismatched",
             Self::NoTensorDigests { .. } => "no_tensor_digests",
-            Self::CreateFolder { .. } | Self::Read { .. } | Self::Output(_) => "io",
+            Self::CreateFolder { .. }
+            | Self::Read { .. }
+            | Self::WriteFile { .. }
+            | Self::Output(_) => "io",
             Self::Interrupted => "interrupted",
         }
     }
@@ -87,7 +92,8 @@ impl Error {
             Self::NothingSelected { path }
             | Self::CreateFolder { path, .. }
             | Self::NoTensorDigests { path }
-            | Self::Read { path, .. } => Some(path),
+            | Self::Read { path, .. }
+            | Self::WriteFile { path, .. } => Some(path),
             Self::NotPinned { .. }
             | Self::NoCacheFolder
             | Self::Mismatched(_)

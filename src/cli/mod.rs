@@ -13,6 +13,7 @@ mod inspect;
 pub(crate) mod interrupt;
 mod limit;
 mod load;
+mod log;
 mod open;
 mod options;
 mod page;
@@ -34,6 +35,7 @@ pub(crate) use options::Invocation;
 /// Does what the command line asks for.
 pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
     let output = &invocation.output;
+    log::install(output)?;
     match &invocation.action {
         Action::Load(options) if options.dry_run => dry_run::run(options, output),
         Action::Load(options) => load::run(options, output),
