@@ -29,6 +29,7 @@ pub(crate) use options::Invocation;
 
 /// Does what the command line asks for.
 pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
+    style::obey_locale();
     let output = &invocation.output;
     match &invocation.action {
         Action::Load(options) if options.dry_run => dry_run::run(options, output),
