@@ -10,6 +10,7 @@ mod dry_run;
 mod error;
 mod inspect;
 pub(crate) mod interrupt;
+mod limit;
 mod load;
 mod open;
 mod options;
