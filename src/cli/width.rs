@@ -42,19 +42,40 @@ pub(crate) fn cut_middle(text: &str, most: usize) -> String {
     }
 }
 
-/// `text` in lines of at most so many columns, broken between words; a word that is wider has a line of its own.
+/// `text` in lines of at most so many columns, broken between words, but not behind a number; what is wider has a line of its own.
 pub(crate) fn wrap(text: &str, columns: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split(' ') {
+    let mut lines = vec![String::new()];
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (unit, left) = rest.split_at(unit_bytes(rest));
+        rest = left.trim_start_matches(' ');
         match lines.last_mut() {
-            Some(line) if line.width() + 1 + word.width() <= columns => {
+            Some(line) if line.is_empty() => line.push_str(unit),
+            Some(line) if line.width() + 1 + unit.width() <= columns => {
                 line.push(' ');
-                line.push_str(word);
+                line.push_str(unit);
             }
-            _ => lines.push(word.to_owned()),
+            _ => lines.push(unit.to_owned()),
         }
     }
     lines
+}
+
+/// How long the first word is, with what it counts if it is a number.
+fn unit_bytes(text: &str) -> usize {
+    let mut start = 0;
+    loop {
+        let end = text[start..]
+            .find(' ')
+            .map_or(text.len(), |len| start + len);
+        let word = &text[start..end];
+        let is_number = word.ends_with(|last: char| last.is_ascii_digit())
+            && word.starts_with(|first: char| first.is_ascii_digit() || first == '(');
+        if end == text.len() || !is_number {
+            return end;
+        }
+        start = end + 1;
+    }
 }
 
 /// A bar that fills `part` of so many columns; nothing follows it.
@@ -107,6 +128,7 @@ mod tests {
         assert_eq!(wrap("a load of it", 6), ["a load", "of it"]);
         assert_eq!(wrap("a load of it", 80), ["a load of it"]);
         assert_eq!(wrap("weights of", 3), ["weights", "of"]);
+        assert_eq!(wrap("of (12.3 MiB) 4", 8), ["of", "(12.3 MiB)", "4"]);
         assert_eq!(wrap("", 3), [""]);
     }
 
