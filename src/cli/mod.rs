@@ -34,6 +34,7 @@ pub(crate) use options::Invocation;
 
 /// Does what the command line asks for.
 pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
+    style::obey_locale();
     let output = &invocation.output;
     log::install(output)?;
     match &invocation.action {

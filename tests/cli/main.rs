@@ -12,5 +12,6 @@ mod sources;
 mod streams;
 mod support;
 mod synth;
+mod terminal;
 mod usage;
 mod verify;
