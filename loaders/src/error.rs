@@ -10,6 +10,9 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use ckload_pool::GetError;
 
+use crate::Checkpoint;
+use crate::similar::Names;
+
 /// Of several checkpoints, so many are named.
 const NAMED_FILES: usize = 8;
 
@@ -26,6 +29,15 @@ pub enum Error {
         path: PathBuf,
         /// The operating system's answer.
         source: io::Error,
+    },
+
+    /// Nothing is at the path, and it is neither a pattern nor a repository in the cache of Hugging Face.
+    #[error("cannot open {}: no such file or folder{}", path.display(), path_hint(nearest.as_deref()))]
+    NotFound {
+        /// The path as given.
+        path: PathBuf,
+        /// The path that is there and most like it, if one is like it.
+        nearest: Option<PathBuf>,
     },
 
     /// A folder holds no checkpoint, or the path is neither a file nor a folder.
@@ -66,8 +78,9 @@ pub enum Error {
 
     /// A path that does not exist is not the name of a repository in the cache of Hugging Face either.
     #[error(
-        "{repo} is neither a file, nor a folder, nor in the cache of Hugging Face ({}); `{}` fetches it, if it is a repository",
+        "{repo} is neither a file, nor a folder, nor in the cache of Hugging Face ({}); {}`{}` fetches it, if it is a repository",
         cache.display(),
+        nearest.as_ref().map(|path| format!("did you mean {}? ", path.display())).unwrap_or_default(),
         crate::source::download(repo, revision.as_deref())
     )]
     NotCached {
@@ -77,6 +90,8 @@ pub enum Error {
         revision: Option<String>,
         /// The folder of the cache; empty if neither the environment nor the user has one.
         cache: PathBuf,
+        /// The path that is there and most like it, if one is like it.
+        nearest: Option<PathBuf>,
     },
 
     /// A repository in the cache of Hugging Face lacks the snapshot that is meant.
@@ -321,12 +336,14 @@ pub enum Error {
     },
 
     /// No tensor has the name.
-    #[error("{} has no tensor {tensor:?}", path.display())]
+    #[error("{} has no tensor {tensor:?}{}", path.display(), names.hint(tensor))]
     UnknownTensor {
         /// The checkpoint as it was opened.
         path: PathBuf,
         /// The name that was asked for.
         tensor: String,
+        /// The names that there are.
+        names: Names,
     },
 
     /// A tensor is named twice where each may be once.
@@ -450,7 +467,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Io { .. } => "io",
+            Self::Io { .. } | Self::NotFound { .. } => "io",
             Self::NoCheckpoint { .. } => "no_checkpoint",
             Self::Ambiguous { .. } => "ambiguous",
             Self::BrokenLink { .. } => "broken_link",
@@ -495,6 +512,7 @@ impl Error {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Io { path, .. }
+            | Self::NotFound { path, .. }
             | Self::NoCheckpoint { path, .. }
             | Self::Ambiguous { path, .. }
             | Self::BrokenLink { path, .. }
@@ -530,6 +548,15 @@ impl Error {
         }
     }
 
+    /// The error of a name that no tensor of `checkpoint` has.
+    pub(crate) fn unknown_tensor(checkpoint: &Checkpoint, name: &str) -> Self {
+        Self::UnknownTensor {
+            path: checkpoint.path().to_owned(),
+            tensor: name.to_owned(),
+            names: Names::of(checkpoint),
+        }
+    }
+
     /// Does `work`, and makes an error of a panic in it. What `work` shared with others must be fit for use however far it came.
     pub(crate) fn catch<T>(work: impl FnOnce() -> Result<T, Self>) -> Result<T, Self> {
         catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
@@ -546,6 +573,15 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
         .map(|message| (*message).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no message".to_owned())
+}
+
+/// What is to be done about a path where nothing is.
+fn path_hint(nearest: Option<&Path>) -> String {
+    match nearest {
+        Some(path) => format!("; did you mean {}?", path.display()),
+        None => "; a model is a file, a folder, an index, a quoted pattern, or org/name in the cache of Hugging Face"
+            .to_owned(),
+    }
 }
 
 /// The names of the first few files, and how many more there are.

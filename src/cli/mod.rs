@@ -1,16 +1,18 @@
 //! The command line: what was asked for, done.
 //!
-//! `args` knows the spelling of options and is the only module that sees the argument parser; `options` holds what they
-//! mean.
+//! `args` knows the spelling of options, and `completions` and `man` tell of it: no other module sees the argument parser.
+//! `options` holds what was meant.
 
 mod args;
 mod cache;
+mod completions;
 mod demo;
 mod dry_run;
 mod error;
 mod inspect;
 pub(crate) mod interrupt;
 mod load;
+mod man;
 mod open;
 mod options;
 mod progress;
@@ -20,6 +22,7 @@ mod savings;
 mod style;
 mod synth;
 mod units;
+mod unmatched;
 mod verify;
 mod width;
 
@@ -37,5 +40,7 @@ pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
         Action::Inspect { model } => inspect::run(model, output),
         Action::Synth(options) => synth::run(options, output),
         Action::Verify(options) => verify::run(options, output),
+        Action::Completions(shell) => completions::run(*shell, output),
+        Action::Man { folder } => man::run(folder.as_deref(), output),
     }
 }
