@@ -1,5 +1,9 @@
 //! What can go wrong, with the file, the place and the remedy.
 
+mod remedy;
+#[cfg(test)]
+mod tests;
+
 use std::any::Any;
 use std::io;
 use std::ops::Range;
@@ -21,7 +25,7 @@ const NAMED_FILES: usize = 8;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused an operation on a file.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}{}", path.display(), remedy::of_io(source))]
     Io {
         /// What was tried: "open", "read the folder", …
         action: &'static str,
@@ -32,7 +36,7 @@ pub enum Error {
     },
 
     /// Nothing is at the path, and it is neither a pattern nor a repository in the cache of Hugging Face.
-    #[error("cannot open {}: no such file or folder{}", path.display(), path_hint(nearest.as_deref()))]
+    #[error("cannot open {}: no such file or folder{}", path.display(), remedy::of_absent(nearest.as_deref()))]
     NotFound {
         /// The path as given.
         path: PathBuf,
@@ -78,10 +82,9 @@ pub enum Error {
 
     /// A path that does not exist is not the name of a repository in the cache of Hugging Face either.
     #[error(
-        "{repo} is neither a file, nor a folder, nor in the cache of Hugging Face ({}); {}`{}` fetches it, if it is a repository",
+        "{repo} is neither a file, nor a folder, nor in the cache of Hugging Face ({}); {}",
         cache.display(),
-        nearest.as_ref().map(|path| format!("did you mean {}? ", path.display())).unwrap_or_default(),
-        crate::source::download(repo, revision.as_deref())
+        remedy::of_not_cached(nearest.as_deref(), &crate::source::download(repo, revision.as_deref()))
     )]
     NotCached {
         /// What was taken for a repository: `org/name`.
@@ -140,7 +143,7 @@ pub enum Error {
     },
 
     /// The file is of another format.
-    #[error("{} is not a checkpoint of a known format: it looks like {found}", path.display())]
+    #[error("{} is not a checkpoint of a known format: it looks like {found}; ckload reads safetensors, GGUF, PyTorch and NumPy", path.display())]
     OtherFormat {
         /// The file.
         path: PathBuf,
@@ -179,7 +182,7 @@ pub enum Error {
     },
 
     /// The file's header breaks a rule of its format.
-    #[error("{} is not a valid {format} file: {place}: {reason}", path.display())]
+    #[error("{} is not a valid {format} file: {place}: {reason}; fetch it again, or have it written anew", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -192,7 +195,7 @@ pub enum Error {
     },
 
     /// The file is well-formed, and has what cannot be loaded.
-    #[error("{} cannot be loaded: {place}: {reason}", path.display())]
+    #[error("{} cannot be loaded: {place}: {reason}; save it anew as safetensors", path.display())]
     Unsupported {
         /// The file.
         path: PathBuf,
@@ -266,10 +269,11 @@ pub enum Error {
 
     /// A tensor's bytes could not be read.
     #[error(
-        "cannot read bytes {}..{} of {} (tensor {tensor:?}): {source}",
+        "cannot read bytes {}..{} of {} (tensor {tensor:?}): {source}{}",
         range.start,
         range.end,
-        path.display()
+        path.display(),
+        remedy::of_io(source)
     )]
     Read {
         /// The file.
@@ -347,7 +351,9 @@ pub enum Error {
     },
 
     /// A tensor is named twice where each may be once.
-    #[error("the tensor {tensor:?} is named twice: it can have one place in the order")]
+    #[error(
+        "the tensor {tensor:?} is named twice: it can have one place in the order, name it once"
+    )]
     NamedTwice {
         /// The name.
         tensor: String,
@@ -363,7 +369,9 @@ pub enum Error {
     },
 
     /// A tensor was asked for as a type that its bytes are not.
-    #[error("the tensor {tensor:?} is {dtype}, which cannot be viewed as a slice of {requested}")]
+    #[error(
+        "the tensor {tensor:?} is {dtype}, which cannot be viewed as a slice of {requested}; ask for a slice of its own type, or for its bytes"
+    )]
     WrongDtype {
         /// The tensor's name.
         tensor: String,
@@ -399,7 +407,9 @@ pub enum Error {
     },
 
     /// A pattern is not a valid glob.
-    #[error("{pattern:?} is not a valid glob: {source}")]
+    #[error(
+        "{pattern:?} is not a valid glob: {source}; `*` stands for any characters, `[[]` for a bracket"
+    )]
     Pattern {
         /// The pattern as given.
         pattern: String,
@@ -444,7 +454,7 @@ pub enum Error {
     },
 
     /// The loader's threads could not be started.
-    #[error("cannot start the loader's threads: {source}")]
+    #[error("cannot start the loader's threads: {source}; use fewer, or allow more (`ulimit -u`)")]
     Threads {
         /// The cause.
         source: rayon::ThreadPoolBuildError,
@@ -455,7 +465,7 @@ pub enum Error {
     Cancelled,
 
     /// Code that the load called panicked, the observer's perhaps; the load has ended.
-    #[error("a panic ended the load: {message}")]
+    #[error("a panic ended the load: {message}; this is a bug, of ckload or of the observer")]
     WorkerPanicked {
         /// The panic's message.
         message: String,
@@ -573,15 +583,6 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
         .map(|message| (*message).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no message".to_owned())
-}
-
-/// What is to be done about a path where nothing is.
-fn path_hint(nearest: Option<&Path>) -> String {
-    match nearest {
-        Some(path) => format!("; did you mean {}?", path.display()),
-        None => "; a model is a file, a folder, an index, a quoted pattern, or org/name in the cache of Hugging Face"
-            .to_owned(),
-    }
 }
 
 /// The names of the first few files, and how many more there are.

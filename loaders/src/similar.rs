@@ -8,6 +8,9 @@ use crate::Checkpoint;
 /// Names at least so much alike are worth naming; 1 is the same.
 const ALIKE: f64 = 0.85;
 
+/// How much names are alike that differ in a prefix only.
+const PREFIXED: f64 = 0.95;
+
 /// Longer names are not compared: that takes time in proportion to the product of both lengths.
 const COMPARED_BYTES: usize = 256;
 
@@ -20,13 +23,29 @@ pub(crate) fn similar<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>
         .into_iter()
         .filter(|name| name.len() <= COMPARED_BYTES);
     let mut alike: Vec<(f64, &str)> = short
-        .map(|name| (strsim::jaro_winkler(wanted, name), name))
+        .map(|name| (likeness(wanted, name), name))
         .filter(|&(likeness, _)| likeness >= ALIKE)
         .collect();
     alike.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     let mut kinds = HashSet::new();
     alike.retain(|(_, name)| kinds.insert(name.replace(|c: char| c.is_ascii_digit(), "")));
     alike.into_iter().map(|(_, name)| name).collect()
+}
+
+/// How much two names are alike: 1 if they are the same, 0 if they have nothing in common.
+fn likeness(wanted: &str, name: &str) -> f64 {
+    let slip = strsim::jaro_winkler(wanted, name);
+    if lacks_prefix(wanted, name) || lacks_prefix(name, wanted) {
+        slip.max(PREFIXED)
+    } else {
+        slip
+    }
+}
+
+/// Whether `part` is `whole` but for what stands before a dot, such as `transformer.`: whoever saved the model has added that.
+fn lacks_prefix(part: &str, whole: &str) -> bool {
+    let prefix = whole.strip_suffix(part);
+    part.contains('.') && prefix.is_some_and(|prefix| prefix.ends_with('.'))
 }
 
 /// The names of a checkpoint's tensors, for an error to say which may have been meant.
@@ -77,6 +96,7 @@ mod tests {
                 "transformer.h.0.attn.c_attn.weight",
                 "h.0.attn.c_attn.weight",
             ),
+            ("mlp.c_fc.weight", "h.1.mlp.c_fc.weight"),
             ("h.0.attn.c_attn", "h.0.attn.c_attn.bias"),
         ] {
             assert_eq!(similar(wanted, NAMES).first(), Some(&meant), "{wanted}");
@@ -85,7 +105,7 @@ mod tests {
 
     #[test]
     fn what_is_like_nothing_finds_nothing() {
-        for wanted in ["", "*", "transformer.*", "embeddings"] {
+        for wanted in ["", "*", "transformer.*", "embeddings", "weight"] {
             assert!(similar(wanted, NAMES).is_empty(), "{wanted}");
         }
         let long = "n".repeat(COMPARED_BYTES + 1);

@@ -95,7 +95,11 @@ fn title(command: &Command) -> &str {
 /// The page of one command.
 fn page(command: &Command) -> io::Result<Vec<u8>> {
     let version = env!("CARGO_PKG_VERSION");
-    let man = Man::new(command.clone())
+    // The generator leaves out the texts of options that short help leaves out.
+    let shown = command
+        .clone()
+        .mut_args(|argument| argument.hide_short_help(false));
+    let man = Man::new(shown)
         .source(format!("ckload {version}"))
         .manual("ckload");
     let mut page = Vec::new();
@@ -118,11 +122,18 @@ fn sections(command: &Command) -> Roff {
     for example in args::examples_of(command.get_name()) {
         item(&mut roff, example.line, &sentence(example.does));
     }
+    let files = match command.get_name() {
+        "ckload" | "demo" => FILES,
+        _ => &[],
+    };
     for (heading, items) in [
         ("EXIT STATUS", EXIT_STATUS),
         ("ENVIRONMENT", ENVIRONMENT),
-        ("FILES", FILES),
+        ("FILES", files),
     ] {
+        if items.is_empty() {
+            continue;
+        }
         roff.control("SH", [heading]);
         for (name, says) in items {
             item(&mut roff, name, says);

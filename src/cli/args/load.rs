@@ -18,23 +18,20 @@ const COMPARED_ROUNDS: NonZeroUsize = NonZeroUsize::new(5).unwrap();
 pub(super) const EXAMPLES: &[Example] = &[
     Example::new(
         "ckload model.safetensors",
-        "stream every tensor through the pool",
+        "stream all tensors through the pool",
     ),
     Example::new(
         "ckload --resident --compare models/gpt2",
-        "all in memory; measure without the pool too",
+        "all in memory; without the pool too",
     ),
     Example::new(
         "ckload openai-community/gpt2",
-        "from the local cache of Hugging Face",
+        "from the cache of Hugging Face",
     ),
-    Example::new(
-        "ckload a.gguf b.gguf",
-        "one after the other through one pool",
-    ),
+    Example::new("ckload a.gguf b.gguf", "one by one through one pool"),
     Example::new(
         "ckload --budget 256MiB --json model.gguf",
-        "in so much memory; the report as JSON",
+        "in 256 MiB; the report as JSON",
     ),
     Example::new(
         "ckload --include 'h.*.attn.*' models/gpt2",
@@ -46,7 +43,7 @@ pub(super) const EXAMPLES: &[Example] = &[
     ),
     Example::new(
         "ckload --dry-run -v models/llama",
-        "what would be read, and where it would go",
+        "what would be read, and to where",
     ),
 ];
 
@@ -59,15 +56,15 @@ pub(super) struct LoadArgs {
     #[arg(required = true, value_hint = ValueHint::AnyPath)]
     model: Vec<PathBuf>,
 
-    /// Load only tensors whose names match; may be given several times
+    /// Load only tensors whose names match; may be repeated
     #[arg(long, value_name = "GLOB", value_parser = parse_glob, help_heading = group::SELECTION)]
     include: Vec<String>,
 
-    /// Leave out tensors whose names match; may be given several times
+    /// Leave out tensors whose names match; may be repeated
     #[arg(long, value_name = "GLOB", value_parser = parse_glob, help_heading = group::SELECTION)]
     exclude: Vec<String>,
 
-    /// Load only one rank's part of each tensor, such as 0:3/8; may be given several times
+    /// Load only one rank's part of each tensor, such as 0:3/8; may be repeated
     ///
     /// 0:3/8 is, of 8 equal parts along dimension 0, the one of number 3. Without a glob it is meant for all tensors that have the
     /// dimension and that no other --shard names; those of fewer dimensions stay whole. With one, such as '*.o_proj.weight=1:3/8', for
@@ -82,7 +79,7 @@ pub(super) struct LoadArgs {
     )]
     shard: Vec<ShardArg>,
 
-    /// Keep every tensor in memory until the model is loaded, instead of streaming them
+    /// Keep every tensor of a model in memory, instead of streaming them
     #[arg(long, help_heading = group::MEMORY)]
     resident: bool,
 
@@ -116,17 +113,17 @@ pub(super) struct LoadArgs {
     #[command(flatten)]
     reading: ReadArgs,
 
-    /// Load each model N times, one model after the other [default: 1, or 5 with --compare]
+    /// Load each model N times [default: 1, or 5 with --compare]
     #[arg(long, value_name = "N", help_heading = group::MEASURING)]
     repeat: Option<NonZeroUsize>,
 
-    /// Load without the pool as well, in turns with it, to measure what pooling saves
+    /// Load without the pool as well, to measure what pooling saves
     ///
-    /// With --resident this takes the memory of two models: what the pool keeps, and the load without it.
+    /// Both loads are done in turns. With --resident this takes the memory of two models: what the pool keeps, and the load without it.
     #[arg(long, conflicts_with = "no_pool", help_heading = group::MEASURING)]
     compare: bool,
 
-    /// Show what a load would read and where it would go, without loading
+    /// Show what would be read and where it would go, without loading
     #[arg(long, conflicts_with_all = ["compare", "repeat"], help_heading = group::MEASURING)]
     dry_run: bool,
 

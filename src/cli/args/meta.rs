@@ -13,10 +13,7 @@ pub(super) const COMPLETIONS_EXAMPLES: &[Example] = &[
         "ckload completions zsh > ~/.zfunc/_ckload",
         "a folder that fpath names",
     ),
-    Example::new(
-        "ckload completions fish > ~/.config/fish/completions/ckload.fish",
-        "for good",
-    ),
+    Example::new("ckload completions fish | source", "for this shell"),
 ];
 
 pub(super) const MAN_EXAMPLES: &[Example] = &[

@@ -47,8 +47,8 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.";
 
 /// Loads model checkpoints in parallel into recycled buffers, and says what pooling saved
 ///
-/// Loads model checkpoints (safetensors, GGUF, PyTorch, NumPy) in parallel into recycled buffers, and says what allocation cost and what
-/// pooling saved. Without a command, every tensor of each MODEL is streamed through one pool of buffers, and a report follows.
+/// Without a command, every tensor of each MODEL (safetensors, GGUF, PyTorch, NumPy) is streamed through one pool of buffers; a report
+/// says how fast that was, what allocation cost, and what the pool saved.
 #[derive(Debug, Parser)]
 #[command(
     name = "ckload",

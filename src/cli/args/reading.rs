@@ -12,7 +12,9 @@ use crate::cli::options::Reading;
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = group::READING)]
 pub(super) struct ReadArgs {
-    /// How files are read: auto takes what the page cache has from there, and the rest past it
+    /// How files are read
+    ///
+    /// auto takes what the page cache has from there, and reads the rest past it.
     #[arg(long, value_name = "HOW", default_value = "auto", value_parser = io_parser())]
     io: Io,
 

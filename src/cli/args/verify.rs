@@ -16,11 +16,11 @@ pub(super) const EXAMPLES: &[Example] = &[
         "the SHA-256 of each file",
     ),
     Example::new(
-        "ckload verify --json models/gpt2 > digests.json",
-        "record those of files and tensors",
+        "ckload verify --json gpt2 > digests.json",
+        "record those of tensors as well",
     ),
     Example::new(
-        "ckload verify --against digests.json models/gpt2",
+        "ckload verify --against digests.json gpt2",
         "name what has changed since",
     ),
     Example::new(
