@@ -13,6 +13,7 @@ use super::progress::Progress;
 use super::report::{Limit, LoadReport, ModelReport};
 use super::runner::{Runner, Setup, Way};
 use super::timeline::Recording;
+use super::unmatched::unmatched;
 use super::{limit, report, savings};
 
 /// What smaller models take is not reading, and too little to be measured against it.
@@ -170,18 +171,27 @@ pub(crate) fn open_all(
     options: &LoadOptions,
     output: &OutputOptions,
 ) -> Result<Vec<Checkpoint>, Error> {
-    options
-        .models
+    let models = options.models.iter();
+    let whole = models
+        .map(|path| open(path, output))
+        .collect::<Result<Vec<_>, _>>()?;
+    let unmatched = unmatched(&options.patterns, &whole)?;
+    let checkpoints = whole
         .iter()
-        .map(|path| {
-            let whole = open(path, output)?;
-            let checkpoint = whole.select(&options.select)?;
-            if checkpoint.tensors().is_empty() && !whole.tensors().is_empty() {
-                return Err(Error::NothingSelected { path: path.clone() });
-            }
-            Ok(checkpoint)
-        })
-        .collect()
+        .map(|whole| whole.select(&options.select))
+        .collect::<Result<Vec<_>, _>>()?;
+    for (whole, checkpoint) in whole.iter().zip(&checkpoints) {
+        if checkpoint.tensors().is_empty() && !whole.tensors().is_empty() {
+            return Err(Error::NothingSelected {
+                path: whole.path().to_owned(),
+                unmatched,
+            });
+        }
+    }
+    for warning in unmatched {
+        output.warn(&warning)?;
+    }
+    Ok(checkpoints)
 }
 
 /// Resident, or streamed within the budget asked for, or within what the most demanding model needs.

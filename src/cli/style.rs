@@ -17,6 +17,9 @@ pub(crate) const TITLE: Style = Style::new().bold();
 pub(crate) const GAIN: Style = AnsiColor::Green.on_default().bold();
 pub(crate) const FAINT: Style = Style::new().dimmed();
 pub(crate) const WARNING: Style = AnsiColor::Yellow.on_default().bold();
+pub(crate) const HEADER: Style = AnsiColor::Green.on_default().bold();
+pub(crate) const LITERAL: Style = AnsiColor::Cyan.on_default().bold();
+pub(crate) const PLACEHOLDER: Style = AnsiColor::Cyan.on_default();
 pub(crate) const ERROR: Style = AnsiColor::Red.on_default().bold();
 
 pub(crate) const LABEL: Style = Style::new().bold();
