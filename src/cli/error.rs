@@ -40,6 +40,10 @@ pub(crate) enum Error {
     CreateFolder { path: PathBuf, source: io::Error },
     #[error("cannot read {}: {source}", .path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("cannot write {}: {source}; name a file in a folder that is there and that you may write to", .path.display())]
+    Export { path: PathBuf, source: io::Error },
+    #[error("nothing of {} could be measured: {reasons}", .path.display())]
+    NothingMeasured { path: PathBuf, reasons: String },
     /// The result has been printed, and is not what it should be.
     #[error("{} named above", units::counted(.0.len() as u64, "mismatch"))]
     Mismatched(Vec<Mismatch>),
@@ -73,9 +77,13 @@ impl Error {
             Self::NothingSelected { .. } => "nothing_selected",
             Self::NotPinned { .. } => "not_pinned",
             Self::NoCacheFolder => "no_cache_folder",
+            Self::NothingMeasured { .. } => "nothing_measured",
             Self::Mismatched(_) => "mismatched",
             Self::NoTensorDigests { .. } => "no_tensor_digests",
-            Self::CreateFolder { .. } | Self::Read { .. } | Self::Output(_) => "io",
+            Self::CreateFolder { .. }
+            | Self::Export { .. }
+            | Self::Read { .. }
+            | Self::Output(_) => "io",
             Self::Interrupted => "interrupted",
         }
     }
@@ -86,6 +94,8 @@ impl Error {
             Self::Write(error) => Some(error.path()),
             Self::NothingSelected { path }
             | Self::CreateFolder { path, .. }
+            | Self::Export { path, .. }
+            | Self::NothingMeasured { path, .. }
             | Self::NoTensorDigests { path }
             | Self::Read { path, .. } => Some(path),
             Self::NotPinned { .. }

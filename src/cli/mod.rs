@@ -4,6 +4,7 @@
 //! mean.
 
 mod args;
+mod bench;
 mod cache;
 mod demo;
 mod dry_run;
@@ -34,6 +35,7 @@ pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
     match &invocation.action {
         Action::Load(options) if options.dry_run => dry_run::run(options, output),
         Action::Load(options) => load::run(options, output),
+        Action::Bench(options) => bench::run(options, output),
         Action::Demo(options) => demo::run(options, output),
         Action::Inspect { model } => inspect::run(model, output),
         Action::Synth(options) => synth::run(options, output),

@@ -1,5 +1,6 @@
 //! How a command line is spelled: the only module that sees the argument parser. Each command has a file.
 
+mod bench;
 mod demo;
 mod load;
 mod reading;
@@ -15,6 +16,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use self::bench::BenchArgs;
 use self::demo::DemoArgs;
 use self::load::LoadArgs;
 use self::synth::SynthArgs;
@@ -51,6 +53,12 @@ enum Command {
     /// The checkpoint (548 MB) is kept in the cache folder of the user and used again. The comparison needs up to
     /// 1.3 GB of memory.
     Demo(DemoArgs),
+    /// Measure every way of loading a checkpoint, side by side and beside the limit of this machine
+    ///
+    /// Each round runs every way once, in an order that rotates, with the page cache warm and then cold: before each load the kernel is
+    /// asked what is cached. The ways that keep all tensors in memory need up to three times the checkpoint's size; where that is not to
+    /// be had they are left out.
+    Bench(Box<BenchArgs>),
     /// List the tensors, types, shapes and files of a checkpoint; reads only the headers
     Inspect {
         /// A checkpoint: a file, a folder, an index, a quoted pattern, or org/name in the cache of Hugging Face
@@ -109,6 +117,11 @@ impl Invocation {
             action: match args.command {
                 None => Action::Load(Box::new(
                     args.load
+                        .resolve()
+                        .map_err(|error| command.error(ErrorKind::ValueValidation, error))?,
+                )),
+                Some(Command::Bench(bench)) => Action::Bench(Box::new(
+                    bench
                         .resolve()
                         .map_err(|error| command.error(ErrorKind::ValueValidation, error))?,
                 )),
