@@ -42,7 +42,7 @@ pub use self::format::Format;
 pub use self::loader::Loader;
 pub use self::metadata::MetadataValue;
 pub use self::model::Model;
-pub use self::observer::{Observer, Planned, ReadDone, Source};
+pub use self::observer::{Leased, Observer, Planned, ReadDone, Source, Touch, Touched};
 pub use self::plan::{Gaps, Gather, Part, Place, Plan, Read};
 pub use self::read::{Io, MappedFile, ReadPolicy, UnknownIo};
 pub use self::report::{AllocationReport, IoReport, Report};

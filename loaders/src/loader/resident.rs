@@ -128,7 +128,7 @@ impl Loader {
             .map(|capacity| {
                 let start = Instant::now();
                 let buffer = self.pool.get_idle((*capacity)? as usize)?;
-                meter.leased(&self.pool, &buffer, start.elapsed());
+                self.leased(&buffer, start, meter);
                 Some(buffer)
             })
             .collect();

@@ -66,6 +66,7 @@ mod tests {
             state: State::Cold,
             others_share: None,
             ways: ways.iter().map(way).collect(),
+            timelines: Vec::new(),
         };
         result.compare_with_limits();
         result

@@ -142,6 +142,7 @@ mod tests {
             state: State::Warm,
             others_share: Some(others_share),
             ways: ways.iter().map(way).collect(),
+            timelines: Vec::new(),
         }
     }
 

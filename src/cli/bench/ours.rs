@@ -89,13 +89,21 @@ impl Warm {
     }
 }
 
-/// Makes a loader and a pool, and loads the checkpoint with them, resident.
-pub(super) fn load_new(path: &Path, threads: Option<NonZeroUsize>) -> Result<Sample, Error> {
+/// Makes a loader and a pool, and loads the checkpoint with them, resident; `observer` watches, if there is one.
+pub(super) fn load_new(
+    path: &Path,
+    threads: Option<NonZeroUsize>,
+    observer: Option<Arc<dyn Observer>>,
+) -> Result<Sample, Error> {
     let mut times = Times::start();
     let checkpoint = Checkpoint::open(path)?;
     times.opened();
     let pool = BufferPool::builder().pinned_memory(pins(Pin::Auto)).build();
-    let model = loader(Io::Auto, threads).pool(&pool).load(&checkpoint)?;
+    let mut loader = loader(Io::Auto, threads).pool(&pool);
+    if let Some(observer) = observer {
+        loader = loader.observer(observer);
+    }
+    let model = loader.load(&checkpoint)?;
     let sample = times.stop(model.report());
     drop(black_box(model));
     Ok(sample)

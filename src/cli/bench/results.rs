@@ -9,6 +9,7 @@ use super::ways::Way;
 use crate::cli::limit::Loop;
 use crate::cli::report::ModelSummary;
 use crate::cli::savings::median;
+use crate::cli::timeline::Timeline;
 
 /// A benchmark of one checkpoint. Sizes are bytes, times are seconds.
 #[derive(Clone, Debug, Serialize)]
@@ -41,6 +42,9 @@ pub(crate) struct StateResult {
     /// The part of all cores' time that went to other processes; `None` where the system does not say.
     pub(crate) others_share: Option<f64>,
     pub(crate) ways: Vec<WayResult>,
+    /// One more load of each way of this project, watched; only for who wants charts.
+    #[serde(skip)]
+    pub(crate) timelines: Vec<(Way, Timeline)>,
 }
 
 /// What one way took.

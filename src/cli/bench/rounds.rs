@@ -15,6 +15,7 @@ use crate::cli::Error;
 use crate::cli::limit::{Into, Limit, Loop};
 use crate::cli::options::BenchOptions;
 use crate::cli::progress::Progress;
+use crate::cli::timeline::{Recorder, Timeline};
 
 /// What all measurements of a benchmark have in common.
 pub(super) struct Bench<'a> {
@@ -74,9 +75,16 @@ impl Bench<'_> {
         let others_share = before
             .zip(Ticks::now())
             .map(|(before, after)| after.others_share_since(before));
+        let timelines = if self.options.exports.html.is_some() {
+            self.progress.name(format!("{title}: timelines"));
+            self.timelines(&lanes, state, cache)?
+        } else {
+            Vec::new()
+        };
         let mut result = StateResult {
             state,
             others_share,
+            timelines,
             ways: lanes.into_iter().map(|lane| self.result(lane)).collect(),
         };
         result.compare_with_limits();
@@ -181,13 +189,46 @@ impl Bench<'_> {
         let count = lanes.len();
         for turn in 0..count {
             let lane = &mut lanes[(round + turn) % count];
-            cache.prepare(state)?;
-            if self.is_virtual && lane.way.memory() == Memory::Fresh {
-                memory::touch_and_free(self.checkpoint.bytes());
-            }
+            self.prepare(lane.way, state, cache)?;
             let sample = self.run(&mut lane.work)?;
             lane.samples.push(sample);
             self.progress.moved(self.checkpoint.bytes());
+        }
+        Ok(())
+    }
+
+    /// Watches one more load of each way that can be watched.
+    fn timelines(
+        &self,
+        lanes: &[Lane],
+        state: State,
+        cache: &mut PageCache,
+    ) -> Result<Vec<(Way, Timeline)>, Unready> {
+        let model = &self.options.model;
+        let mut timelines = Vec::new();
+        for lane in lanes {
+            let recorder = Recorder::new();
+            match &lane.work {
+                Work::Limit { .. } | Work::Plain(_) => continue,
+                Work::New => {
+                    self.prepare(lane.way, state, cache)?;
+                    ours::load_new(model, self.options.threads, Some(recorder.clone()))?;
+                }
+                Work::Warm(warm) => {
+                    self.prepare(lane.way, state, cache)?;
+                    warm.observed(recorder.clone()).load(model)?;
+                }
+            }
+            timelines.push((lane.way, recorder.timeline()));
+        }
+        Ok(timelines)
+    }
+
+    /// Brings the page cache, and memory where it matters, into the state that a load is to find.
+    fn prepare(&self, way: Way, state: State, cache: &mut PageCache) -> Result<(), Unready> {
+        cache.prepare(state)?;
+        if self.is_virtual && way.memory() == Memory::Fresh {
+            memory::touch_and_free(self.checkpoint.bytes());
         }
         Ok(())
     }
@@ -198,7 +239,7 @@ impl Bench<'_> {
                 ours::limit(limit, *how).map_err(|source| self.limit_failed(source))
             }
             Work::Plain(load) => load(self.checkpoint),
-            Work::New => ours::load_new(&self.options.model, self.options.threads),
+            Work::New => ours::load_new(&self.options.model, self.options.threads, None),
             Work::Warm(warm) => Ok(warm.load(&self.options.model)?.0),
         }
     }

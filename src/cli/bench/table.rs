@@ -149,6 +149,7 @@ mod tests {
             state: State::Warm,
             others_share: None,
             ways: Way::ALL.map(way).to_vec(),
+            timelines: Vec::new(),
         }
     }
 

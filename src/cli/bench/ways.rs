@@ -122,14 +122,6 @@ impl Way {
         }
     }
 
-    /// Whether it is one of this project's.
-    pub(super) fn is_ours(self) -> bool {
-        matches!(
-            self,
-            Self::ResidentNew | Self::Resident(_) | Self::Stream(_)
-        )
-    }
-
     /// Those of `wanted`, or all if none are, with their limits, in the order in which they are shown.
     pub(super) fn chosen(wanted: &[Self]) -> Vec<Self> {
         let is_chosen = |way: &Self| {

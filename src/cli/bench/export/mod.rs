@@ -2,6 +2,7 @@
 
 mod csv;
 mod file;
+mod html;
 mod markdown;
 
 use super::results::Results;
@@ -30,6 +31,9 @@ pub(super) fn write(exports: &Exports, results: &Results) -> Result<(), Error> {
     }
     if let Some(path) = &exports.csv {
         file::write(path, &csv::lines(results))?;
+    }
+    if let Some(path) = &exports.html {
+        file::write(path, &html::page(results))?;
     }
     Ok(())
 }
