@@ -235,7 +235,9 @@ fn exports_hold_the_same_result() {
             .arg("--export-markdown")
             .arg(path("a.md"))
             .arg("--export-csv")
-            .arg(path("a.csv")),
+            .arg(path("a.csv"))
+            .arg("--export-html")
+            .arg(path("a.html")),
     );
     let results: Value = serde_json::from_slice(&fs::read(path("a.json")).unwrap()).unwrap();
     assert_eq!(measured(&results, "warm"), ["limit", "read", "resident"]);
@@ -264,6 +266,32 @@ fn exports_hold_the_same_result() {
     let cells = |line: &str| line.matches('|').count();
     assert!(table.iter().all(|line| cells(line) == 9), "{markdown}");
     assert!(markdown.contains("| `resident` |"), "{markdown}");
+
+    let html = fs::read_to_string(path("a.html")).unwrap();
+    for part in [
+        "<!doctype html>",
+        "Ways to load model.safetensors",
+        "<h2>Page cache warm</h2>",
+        "<figcaption>resident (ckload --resident with a warm pool): what each thread did",
+        "<td>mmap",
+        "How it was measured",
+    ] {
+        let is_there = html.contains(part);
+        assert_eq!(
+            is_there,
+            part != "<td>mmap",
+            "{part}: what was not chosen is not there"
+        );
+    }
+    assert_eq!(
+        html.matches("<figure>").count(),
+        3,
+        "ways, phases, a timeline"
+    );
+    assert!(
+        !html.contains("http://") && !html.contains("https://"),
+        "no network"
+    );
 }
 
 #[test]

@@ -37,6 +37,7 @@ fn mistakes_have_status_2() {
 fn help_names_every_command_and_option() {
     let help = stdout_of(ckload().arg("--help"));
     for word in [
+        "bench",
         "demo",
         "inspect",
         "synth",

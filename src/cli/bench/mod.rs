@@ -76,8 +76,10 @@ fn measure(
     for &state in &options.states {
         match bench.measure(state, &mut cache) {
             Ok((result, without)) => {
-                states.push(result);
                 left_out.extend(without);
+                if !result.ways.is_empty() {
+                    states.push(result);
+                }
             }
             Err(Unready::LeftOut(reason)) => left_out.push(LeftOut {
                 state,
