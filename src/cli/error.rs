@@ -41,7 +41,7 @@ pub(crate) enum Error {
     #[error("cannot read {}: {source}", .path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("cannot write {}: {source}; name a file in a folder that is there and that you may write to", .path.display())]
-    Export { path: PathBuf, source: io::Error },
+    WriteFile { path: PathBuf, source: io::Error },
     #[error("nothing of {} could be measured: {reasons}", .path.display())]
     NothingMeasured { path: PathBuf, reasons: String },
     /// The result has been printed, and is not what it should be.
@@ -81,8 +81,8 @@ impl Error {
             Self::Mismatched(_) => "mismatched",
             Self::NoTensorDigests { .. } => "no_tensor_digests",
             Self::CreateFolder { .. }
-            | Self::Export { .. }
             | Self::Read { .. }
+            | Self::WriteFile { .. }
             | Self::Output(_) => "io",
             Self::Interrupted => "interrupted",
         }
@@ -94,10 +94,10 @@ impl Error {
             Self::Write(error) => Some(error.path()),
             Self::NothingSelected { path }
             | Self::CreateFolder { path, .. }
-            | Self::Export { path, .. }
             | Self::NothingMeasured { path, .. }
             | Self::NoTensorDigests { path }
-            | Self::Read { path, .. } => Some(path),
+            | Self::Read { path, .. }
+            | Self::WriteFile { path, .. } => Some(path),
             Self::NotPinned { .. }
             | Self::NoCacheFolder
             | Self::Mismatched(_)

@@ -11,6 +11,7 @@ use super::options::{LoadOptions, OutputOptions, Sides};
 use super::progress::Progress;
 use super::report::{LoadReport, ModelReport, ModelSummary};
 use super::runner::{Runner, Setup, Way};
+use super::timeline::Recording;
 use super::{report, savings};
 
 /// Loads each model as often as asked, one model after the other, and prints the report.
@@ -20,12 +21,19 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
     let manifest = options.against.as_deref().map(read_manifest).transpose()?;
     let bytes = checkpoints.iter().map(Checkpoint::bytes).sum();
     let progress = Progress::new(output, "loading", bytes);
+    let timeline = options.timeline.as_ref();
+    let mut recording = timeline
+        .map(|file| Recording::begin(file, progress.observer()))
+        .transpose()?;
     let setup = Setup {
         reading: options.reading,
         way: way(options, &checkpoints),
         pin: options.pin,
         digests: options.verify,
-        observer: progress.observer(),
+        observer: match &recording {
+            Some(recording) => Some(recording.observer()),
+            None => progress.observer(),
+        },
     };
     let mut runner = match options.sides {
         Sides::WithoutPool => Runner::without_pool(&setup),
@@ -42,6 +50,9 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
             if let Some(baseline) = &mut baseline {
                 model.baseline_runs.push(baseline.run(checkpoint)?);
             }
+            if let Some(recording) = &recording {
+                recording.next_load();
+            }
             model.runs.push(runner.run(checkpoint)?);
             if let Some(manifest) = &manifest
                 && mismatches.is_empty()
@@ -49,10 +60,16 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
                 mismatches = manifest.tensor_mismatches(runner.digests(), &options.select);
             }
         }
+        if let Some(recording) = &mut recording {
+            recording.keep(checkpoint, &model);
+        }
         model.digests = in_file_order(checkpoint, runner.digests());
         models.push(model);
     }
     drop(progress);
+    if let Some(recording) = &recording {
+        recording.write()?;
+    }
 
     let savings = match options.sides {
         Sides::Compare => savings::measured(

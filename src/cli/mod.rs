@@ -14,6 +14,7 @@ mod inspect;
 pub(crate) mod interrupt;
 mod limit;
 mod load;
+mod log;
 mod open;
 mod options;
 mod page;
@@ -26,6 +27,7 @@ mod synth;
 mod timeline;
 mod units;
 mod verify;
+mod whole_file;
 mod width;
 
 pub(crate) use error::Error;
@@ -35,6 +37,7 @@ pub(crate) use options::Invocation;
 /// Does what the command line asks for.
 pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
     let output = &invocation.output;
+    log::install(output)?;
     match &invocation.action {
         Action::Load(options) if options.dry_run => dry_run::run(options, output),
         Action::Load(options) => load::run(options, output),

@@ -7,6 +7,7 @@ use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
+use super::log;
 use super::options::OutputOptions;
 
 pub(crate) const TITLE: Style = Style::new().bold();
@@ -31,7 +32,7 @@ impl OutputOptions {
 
     /// Whether a bar may be drawn on standard error.
     pub(crate) fn shows_progress(&self) -> bool {
-        !self.json && !self.quiet && io::stderr().is_terminal()
+        !self.json && !self.quiet && !log::is_on() && io::stderr().is_terminal()
     }
 
     /// Tells what is worth knowing and no failure, in one line on standard error.

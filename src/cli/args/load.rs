@@ -8,8 +8,8 @@ use ckload::{ByteSize, Select, Shard};
 use clap::ValueEnum;
 
 use super::reading::ReadArgs;
-use super::values::{parse_budget, parse_glob};
-use crate::cli::options::{LoadOptions, Pin, Sides};
+use super::values::{parse_budget, parse_glob, parse_timeline};
+use crate::cli::options::{LoadOptions, Pin, Sides, TimelineFile};
 
 /// Rounds of a comparison, unless `--repeat` says otherwise: enough for a median.
 const COMPARED_ROUNDS: NonZeroUsize = NonZeroUsize::new(5).unwrap();
@@ -79,6 +79,12 @@ pub(super) struct LoadArgs {
     /// Show what a load would read and where it would go, without loading
     #[arg(long, conflicts_with_all = ["compare", "repeat"])]
     dry_run: bool,
+
+    /// Draw what each thread did when, as a page (FILE.html), or write it as a trace that Perfetto opens (FILE.json)
+    ///
+    /// Of several loads of a model the last one with the pool is shown; of several models each has its own.
+    #[arg(long, value_name = "FILE", value_parser = parse_timeline, conflicts_with = "dry_run")]
+    timeline: Option<TimelineFile>,
 
     /// Show the settings and each run as well
     #[arg(short, long, conflicts_with = "quiet")]
@@ -157,6 +163,7 @@ impl LoadArgs {
             against: self.against,
             verbose: self.verbose,
             dry_run: self.dry_run,
+            timeline: self.timeline,
         })
     }
 }

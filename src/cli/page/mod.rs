@@ -159,7 +159,8 @@ mod tests {
 
     #[test]
     fn columns_of_numbers_are_aligned_to_the_right() {
-        let cells = |row: &[&str]| row.iter().map(|&cell| cell.to_owned()).collect();
+        let cells =
+            |row: &[&str]| -> Vec<String> { row.iter().map(|&cell| cell.to_owned()).collect() };
         let mut page = Page::new("a table");
         page.table(
             &cells(&["way", "median", "note"]),

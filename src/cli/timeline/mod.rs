@@ -1,12 +1,15 @@
 //! What a load did when, by the thread that did it: recorded while it runs, drawn or written afterwards.
 
+mod document;
 mod recorder;
+mod recording;
 mod svg;
 mod trace;
 
 pub(crate) use self::recorder::Recorder;
+pub(crate) use self::recording::Recording;
 pub(crate) use self::svg::chart;
-pub(crate) use self::trace::Trace;
+use self::trace::Trace;
 
 /// What a load did when, by the thread that did it.
 #[derive(Clone, Debug, Default)]

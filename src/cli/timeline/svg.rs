@@ -279,7 +279,7 @@ mod tests {
             "class=\"fresh-memory\" x=\"0.00\" width=\"100.00\"",
             "class=\"page-cache\" x=\"200.00\" width=\"200.00\"",
             "class=\"page-cache\" x=\"700.00\" width=\"300.00\"",
-            "200 ms from 200 ms, 2 MiB in 2 parts, 10 MiB/s",
+            "200 ms from 200 ms, 2.0 MiB in 2 parts, 10.0 MiB/s",
             "What 1 thread did in 1.00 s. Summed over them: read, page cache 500 ms; new memory 100 ms.",
             ">ckload-0</text>",
         ] {

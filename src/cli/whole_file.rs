@@ -1,13 +1,13 @@
 //! Files that are there whole or not at all.
 
 use std::fs::{self, Permissions};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::cli::Error;
+use super::Error;
 
 /// Where what is written goes.
 enum Target {
@@ -18,7 +18,7 @@ enum Target {
 }
 
 /// Looks whether [`write`] can succeed; leaves nothing.
-pub(super) fn check(path: &Path) -> Result<(), Error> {
+pub(crate) fn check(path: &Path) -> Result<(), Error> {
     let check = || match Target::of(path)? {
         Target::File { folder, .. } => temporary(&folder).map(drop),
         Target::Stream => Ok(()),
@@ -26,19 +26,22 @@ pub(super) fn check(path: &Path) -> Result<(), Error> {
     check().map_err(failed(path))
 }
 
-/// Writes `text`, in place of what is there.
-pub(super) fn write(path: &Path, text: &str) -> Result<(), Error> {
+/// Writes what `fill` puts out, in place of what is there.
+pub(crate) fn write(
+    path: &Path,
+    fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), Error> {
     let write = || match Target::of(path)? {
         Target::File { path, folder } => {
             let mut file = temporary(&folder)?;
-            file.write_all(text.as_bytes())?;
+            fill_all(&mut file, fill)?;
             file.persist(path)?;
             Ok(())
         }
-        Target::Stream => fs::OpenOptions::new()
-            .write(true)
-            .open(path)?
-            .write_all(text.as_bytes()),
+        Target::Stream => {
+            let mut stream = fs::OpenOptions::new().write(true).open(path)?;
+            fill_all(&mut stream, fill)
+        }
     };
     write().map_err(failed(path))
 }
@@ -61,6 +64,15 @@ impl Target {
     }
 }
 
+fn fill_all(
+    file: &mut impl Write,
+    fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut out = BufWriter::new(file);
+    fill(&mut out)?;
+    out.flush()
+}
+
 /// A file with the permissions of any that the user makes.
 fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
     tempfile::Builder::new()
@@ -70,7 +82,7 @@ fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
 }
 
 fn failed(path: &Path) -> impl Fn(io::Error) -> Error {
-    |source| Error::Export {
+    |source| Error::WriteFile {
         path: path.to_owned(),
         source,
     }
@@ -87,10 +99,22 @@ mod tests {
         fs::write(&path, "a longer text than the new one").unwrap();
         std::os::unix::fs::symlink("a.csv", &link).unwrap();
         check(&link).unwrap();
-        write(&link, "new").unwrap();
+        write(&link, |out| out.write_all(b"new")).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
         assert!(link.is_symlink());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn half_a_file_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        let result = write(&path, |out| {
+            out.write_all(b"half")?;
+            Err(io::ErrorKind::StorageFull.into())
+        });
+        assert!(result.is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]
@@ -104,7 +128,7 @@ mod tests {
     fn devices_are_written_to_and_not_replaced() {
         let null = Path::new("/dev/null");
         check(null).unwrap();
-        write(null, "nothing").unwrap();
+        write(null, |out| out.write_all(b"nothing")).unwrap();
         assert!(!fs::metadata(null).unwrap().is_file());
     }
 
@@ -113,8 +137,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for path in [folder.path().to_owned(), folder.path().join("none/a.md")] {
             let error = check(&path).unwrap_err();
-            assert!(matches!(error, Error::Export { .. }), "{error}");
-            assert!(write(&path, "").is_err());
+            assert!(matches!(error, Error::WriteFile { .. }), "{error}");
+            assert!(write(&path, |_| Ok(())).is_err());
         }
     }
 }
