@@ -1,5 +1,6 @@
 //! The command as its users meet it: options, exit statuses, what is printed where.
 
+mod bench;
 mod demo;
 mod errors;
 mod hub;

@@ -80,6 +80,7 @@ fn help_is_colored_only_where_it_is_seen() {
 fn help_names_every_command_and_option() {
     let help = stdout_of(ckload().arg("--help"));
     for word in [
+        "bench",
         "demo",
         "inspect",
         "synth",
