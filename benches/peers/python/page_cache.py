@@ -13,7 +13,7 @@ SLACK = 1 << 20
 """So many bytes of a file may be otherwise: headers that were read, and what the kernel counts at a file's end."""
 
 ATTEMPTS = 3
-"""A file is read so many times at most to have it cached: a kernel that makes room for huge pages evicts a piece here and there."""
+"""A file is read so many times at most to have it cached: a kernel that reclaims ahead of need evicts a piece here and there."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 
