@@ -66,6 +66,7 @@ class Checkpoint:
             partial.rename(out)
         return [out]
 
+    @cached_property
     def digest(self) -> str:
         """Of the tensors as they stand in the files. ckload, too, must find them so."""
         found = {tensor["name"]: tensor["sha256"] for tensor in report(self.ckload, "verify", str(self.path))["tensors"]}

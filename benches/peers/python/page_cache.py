@@ -62,12 +62,6 @@ def drop(file: Path) -> None:
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def refill(file: Path) -> None:
-    """Reads the file anew: pages that a writer left are smaller, and copying out of them takes longer."""
-    drop(file)
-    read(file)
-
-
 def read(file: Path) -> None:
     piece = bytearray(1 << 20)
     with file.open("rb", buffering=0) as opened:
