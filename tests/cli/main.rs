@@ -1,16 +1,19 @@
 //! The command as its users meet it: options, exit statuses, what is printed where.
 
+mod browser;
 mod demo;
 mod errors;
 mod hub;
 mod inspect;
 mod json;
 mod load;
+mod log;
 mod pinning;
 mod signals;
 mod sources;
 mod streams;
 mod support;
 mod synth;
+mod timeline;
 mod usage;
 mod verify;

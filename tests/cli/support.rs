@@ -61,6 +61,7 @@ pub(crate) fn ckload() -> Command {
         "HF_HUB_CACHE",
         "HUGGINGFACE_HUB_CACHE",
         "HF_HOME",
+        "RUST_LOG",
     ] {
         command.env_remove(variable);
     }
