@@ -1,6 +1,7 @@
 //! The command as its users meet it: options, exit statuses, what is printed where.
 
 mod bench;
+mod browser;
 mod demo;
 mod errors;
 mod hub;
@@ -8,6 +9,7 @@ mod inspect;
 mod json;
 mod load;
 mod manual;
+mod log;
 mod pinning;
 mod signals;
 mod sources;
@@ -15,5 +17,6 @@ mod streams;
 mod support;
 mod synth;
 mod terminal;
+mod timeline;
 mod usage;
 mod verify;
