@@ -12,7 +12,7 @@
 
 use ckload::Io;
 
-use crate::cli::{style, units};
+use crate::cli::units;
 
 /// Threads that wait for this part of the time want more memory than the budget.
 const MUCH_WAITING: f64 = 0.25;
@@ -46,8 +46,8 @@ pub(super) struct Facts {
     pub(super) direct_bytes: u64,
     /// Memory that can be had without swapping.
     pub(super) available_bytes: Option<u64>,
-    /// Why memory could not be locked.
-    pub(super) pin_error: Option<String>,
+    /// Whether memory was to be locked, and the system refused.
+    pub(super) lacks_pins: bool,
     /// Of every model.
     pub(super) rounds: usize,
     /// Whether there is one model, loaded with the pool alone.
@@ -134,10 +134,10 @@ fn cold_cache(facts: &Facts) -> Option<String> {
 }
 
 fn not_pinned(facts: &Facts) -> Option<String> {
-    let reason = style::escape(facts.pin_error.as_deref()?);
-    Some(format!(
-        "not all memory is pinned ({reason}): raise the limit (ulimit -l), or do without: --pin never"
-    ))
+    facts.lacks_pins.then(|| {
+        "to pin all memory, raise the limit of locked memory (ulimit -l); --pin never does without"
+            .into()
+    })
 }
 
 fn single_load(facts: &Facts) -> Option<String> {
@@ -167,7 +167,7 @@ mod tests {
             buffered_bytes: 512 * MIB,
             direct_bytes: 0,
             available_bytes: Some(4096 * MIB),
-            pin_error: None,
+            lacks_pins: false,
             rounds: 1,
             is_plain: true,
             recycles: true,
@@ -243,10 +243,10 @@ mod tests {
             ),
             (
                 Facts {
-                    pin_error: Some("no\u{1b}".into()),
+                    lacks_pins: true,
                     ..warm()
                 },
-                "not all memory is pinned (no\\u{1b}): raise the limit (ulimit -l), or do without: --pin never",
+                "to pin all memory, raise the limit of locked memory (ulimit -l); --pin never does without",
             ),
             (
                 Facts {
@@ -336,7 +336,7 @@ mod tests {
             threads: Some(1),
             buffered_bytes: 512 * MIB,
             direct_bytes: 0,
-            pin_error: Some("no".into()),
+            lacks_pins: true,
             recycles: false,
             ..cold()
         };
@@ -344,11 +344,11 @@ mod tests {
         assert_eq!(applying.count(), RULES.len());
         assert!(said(everything.clone()).starts_with("threads wait"));
 
-        let pinned_less = Facts {
-            pin_error: Some("no".into()),
+        let unpinned = Facts {
+            lacks_pins: true,
             ..warm()
         };
-        let advice = advice(&[pinned_less, cold()]).unwrap();
+        let advice = advice(&[unpinned, cold()]).unwrap();
         assert!(advice.starts_with("the page cache was cold"), "{advice}");
     }
 }
