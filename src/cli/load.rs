@@ -12,6 +12,8 @@ use super::options::{LoadOptions, OutputOptions, Sides};
 use super::progress::Progress;
 use super::report::{Limit, LoadReport, ModelReport};
 use super::runner::{Runner, Setup, Way};
+use super::timeline::Recording;
+use super::unmatched::unmatched;
 use super::{limit, report, savings};
 
 /// What smaller models take is not reading, and too little to be measured against it.
@@ -24,12 +26,19 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
     let manifest = options.against.as_deref().map(read_manifest).transpose()?;
     let bytes = checkpoints.iter().map(Checkpoint::bytes).sum();
     let progress = Progress::new(output, "loading", bytes);
+    let timeline = options.timeline.as_ref();
+    let mut recording = timeline
+        .map(|file| Recording::begin(file, progress.observer()))
+        .transpose()?;
     let setup = Setup {
         reading: options.reading,
         way: way(options, &checkpoints),
         pin: options.pin,
         digests: options.verify,
-        observer: progress.observer(),
+        observer: match &recording {
+            Some(recording) => Some(recording.observer()),
+            None => progress.observer(),
+        },
     };
     let mut runner = match options.sides {
         Sides::WithoutPool => Runner::without_pool(&setup),
@@ -46,6 +55,9 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
             if let Some(baseline) = &mut baseline {
                 model.baseline_runs.push(baseline.run(checkpoint)?);
             }
+            if let Some(recording) = &recording {
+                recording.next_load();
+            }
             model.runs.push(runner.run(checkpoint)?);
             if let Some(manifest) = &manifest
                 && mismatches.is_empty()
@@ -53,10 +65,16 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
                 mismatches = manifest.tensor_mismatches(runner.digests(), &options.select);
             }
         }
+        if let Some(recording) = &mut recording {
+            recording.keep(checkpoint, &model);
+        }
         model.digests = in_file_order(checkpoint, runner.digests());
         models.push(model);
     }
     drop(progress);
+    if let Some(recording) = &recording {
+        recording.write()?;
+    }
 
     let savings = match options.sides {
         Sides::Compare => savings::measured(
@@ -153,18 +171,27 @@ pub(crate) fn open_all(
     options: &LoadOptions,
     output: &OutputOptions,
 ) -> Result<Vec<Checkpoint>, Error> {
-    options
-        .models
+    let models = options.models.iter();
+    let whole = models
+        .map(|path| open(path, output))
+        .collect::<Result<Vec<_>, _>>()?;
+    let unmatched = unmatched(&options.patterns, &whole)?;
+    let checkpoints = whole
         .iter()
-        .map(|path| {
-            let whole = open(path, output)?;
-            let checkpoint = whole.select(&options.select)?;
-            if checkpoint.tensors().is_empty() && !whole.tensors().is_empty() {
-                return Err(Error::NothingSelected { path: path.clone() });
-            }
-            Ok(checkpoint)
-        })
-        .collect()
+        .map(|whole| whole.select(&options.select))
+        .collect::<Result<Vec<_>, _>>()?;
+    for (whole, checkpoint) in whole.iter().zip(&checkpoints) {
+        if checkpoint.tensors().is_empty() && !whole.tensors().is_empty() {
+            return Err(Error::NothingSelected {
+                path: whole.path().to_owned(),
+                unmatched,
+            });
+        }
+    }
+    for warning in unmatched {
+        output.warn(&warning)?;
+    }
+    Ok(checkpoints)
 }
 
 /// Resident, or streamed within the budget asked for, or within what the most demanding model needs.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use ckload::synth::{Blueprint, Gpt2, IfExists, gpt2};
 use ckload::{ByteSize, Io, Loader, Select};
+use clap_complete::Shell;
 
 /// A command line, understood.
 #[derive(Debug)]
@@ -18,9 +19,16 @@ pub(crate) struct Invocation {
 pub(crate) enum Action {
     Load(Box<LoadOptions>),
     Demo(DemoOptions),
-    Inspect { model: PathBuf },
+    Inspect {
+        model: PathBuf,
+    },
     Synth(SynthOptions),
     Verify(VerifyOptions),
+    Completions(Shell),
+    Man {
+        /// Where the pages go; the main one is printed if none.
+        folder: Option<PathBuf>,
+    },
 }
 
 /// How results are shown.
@@ -36,6 +44,8 @@ pub(crate) struct OutputOptions {
 pub(crate) struct LoadOptions {
     pub(crate) models: Vec<PathBuf>,
     pub(crate) select: Select,
+    /// The globs that `select` was made of.
+    pub(crate) patterns: Vec<NamePattern>,
     /// Keep everything in memory instead of streaming it.
     pub(crate) resident: bool,
     pub(crate) rounds: NonZeroUsize,
@@ -50,6 +60,32 @@ pub(crate) struct LoadOptions {
     pub(crate) against: Option<PathBuf>,
     pub(crate) verbose: bool,
     pub(crate) dry_run: bool,
+    /// Where to show what the threads did when.
+    pub(crate) timeline: Option<TimelineFile>,
+}
+
+/// A file that shows what loads did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TimelineFile {
+    pub(crate) path: PathBuf,
+    pub(crate) format: TimelineFormat,
+}
+
+/// What a timeline is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TimelineFormat {
+    /// A page with a chart.
+    Html,
+    /// A trace.
+    Json,
+}
+
+/// A glob over tensors' names.
+#[derive(Debug)]
+pub(crate) struct NamePattern {
+    /// The option that it was given to.
+    pub(crate) option: &'static str,
+    pub(crate) glob: String,
 }
 
 /// How files are read.

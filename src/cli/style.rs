@@ -10,12 +10,16 @@ use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
+use super::log;
 use super::options::OutputOptions;
 
 pub(crate) const TITLE: Style = Style::new().bold();
 pub(crate) const GAIN: Style = AnsiColor::Green.on_default().bold();
 pub(crate) const FAINT: Style = Style::new().dimmed();
 pub(crate) const WARNING: Style = AnsiColor::Yellow.on_default().bold();
+pub(crate) const HEADER: Style = AnsiColor::Green.on_default().bold();
+pub(crate) const LITERAL: Style = AnsiColor::Cyan.on_default().bold();
+pub(crate) const PLACEHOLDER: Style = AnsiColor::Cyan.on_default();
 pub(crate) const ERROR: Style = AnsiColor::Red.on_default().bold();
 
 pub(crate) const LABEL: Style = Style::new().bold();
@@ -96,7 +100,7 @@ impl OutputOptions {
     pub(crate) fn shows_progress(&self) -> bool {
         // A dumb terminal cannot go back to the start of a line.
         let is_dumb = env::var_os("TERM").is_some_and(|name| name == "dumb");
-        !self.json && !self.quiet && !is_dumb && io::stderr().is_terminal()
+        !self.json && !self.quiet && !is_dumb && !log::is_on() && io::stderr().is_terminal()
     }
 
     /// Tells what is worth knowing and no failure, in one line on standard error.

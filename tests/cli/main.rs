@@ -6,6 +6,7 @@ mod hub;
 mod inspect;
 mod json;
 mod load;
+mod manual;
 mod pinning;
 mod signals;
 mod sources;

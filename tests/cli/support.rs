@@ -89,6 +89,20 @@ pub(crate) fn program() -> &'static str {
     env!("CARGO_BIN_EXE_ckload")
 }
 
+/// The names of the commands, but for `help`.
+pub(crate) fn commands() -> Vec<String> {
+    let help = stdout_of(ckload().arg("--help"));
+    let lines = help.lines().skip_while(|line| *line != "Commands:");
+    let names = lines
+        .skip(1)
+        .map_while(|line| line.strip_prefix("  ")?.split(' ').next())
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect::<Vec<_>>();
+    assert!(names.contains(&"inspect".to_owned()), "{names:?}");
+    names
+}
+
 /// What a run that must succeed prints.
 pub(crate) fn stdout_of(command: &mut Command) -> String {
     let output = command.assert().success().get_output().clone();
