@@ -112,22 +112,22 @@ fn no_direct_reading(facts: &Facts) -> Option<String> {
 
 fn cold_cache(facts: &Facts) -> Option<String> {
     let missing = facts.missing()?;
-    let from_disk = units::percent(missing);
     let fits = facts
         .available_bytes
         .is_some_and(|available| facts.bytes < available);
     if !fits || facts.drops_cache {
         return None;
     }
+    let lack = format!("the page cache lacked {} of it", units::percent(missing));
     match (facts.io, facts.rounds) {
         (Io::Auto, _) if facts.direct_bytes > 0 => Some(format!(
-            "the page cache was cold, {from_disk} came from the disk; --io buffered would keep it there for the next load"
+            "{lack}; --io buffered would keep there for the next load what is read from the disk"
         )),
         (Io::Auto | Io::Buffered, 1) => Some(format!(
-            "the page cache was cold, {from_disk} came from the disk; it is there now: load again to see the difference"
+            "{lack}, and has it now: load again to see the difference"
         )),
         (Io::Auto | Io::Buffered, _) => Some(format!(
-            "the page cache was cold: the first load had {from_disk} from the disk, the others had not; -v shows each"
+            "{lack} before the first load, and had it afterwards: -v shows each"
         )),
         _ => None,
     }
@@ -228,18 +228,18 @@ mod tests {
             ),
             (
                 cold(),
-                "the page cache was cold, 100 % came from the disk; --io buffered would keep it there for the next load",
+                "the page cache lacked 100 % of it; --io buffered would keep there for the next load what is read from the disk",
             ),
             (
                 buffered.clone(),
-                "the page cache was cold, 100 % came from the disk; it is there now: load again to see the difference",
+                "the page cache lacked 100 % of it, and has it now: load again to see the difference",
             ),
             (
                 Facts {
                     rounds: 5,
                     ..buffered
                 },
-                "the page cache was cold: the first load had 100 % from the disk, the others had not; -v shows each",
+                "the page cache lacked 100 % of it before the first load, and had it afterwards: -v shows each",
             ),
             (
                 Facts {
@@ -349,6 +349,6 @@ mod tests {
             ..warm()
         };
         let advice = advice(&[unpinned, cold()]).unwrap();
-        assert!(advice.starts_with("the page cache was cold"), "{advice}");
+        assert!(advice.starts_with("the page cache lacked"), "{advice}");
     }
 }
