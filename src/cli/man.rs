@@ -32,7 +32,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ),
     (
         "CLICOLOR_FORCE",
-        "If set and not 0, colors are used although the output is no terminal.",
+        "If set and not empty, colors are used although the output is no terminal.",
     ),
     (
         "HF_HUB_CACHE",

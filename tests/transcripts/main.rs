@@ -9,7 +9,7 @@ fn sessions_are_as_they_were() {
         .case("tests/transcripts/*.md")
         .default_bin_name("ckload")
         .env("HF_HUB_CACHE", "hub")
-        .env("CLICOLOR_FORCE", "0")
+        .env("NO_COLOR", "1")
         // Of help; a terminal that the tests run in would decide otherwise.
         .env("COLUMNS", "100");
 }

@@ -61,11 +61,20 @@ pub(super) fn refuse_a_mistyped_command(
     Err(command.error(ErrorKind::InvalidSubcommand, message))
 }
 
-/// The command that `word` is a slip of: a letter in three is wrong, or letters at the end are missing.
+/// The command that `word` is a slip of, if it is none itself.
 fn similar_command(command: &Command, word: &str) -> Option<String> {
     let names = command.get_subcommands().map(Command::get_name);
-    let slips = names.map(|name| (strsim::osa_distance(word, name), name));
-    let (slips, name) = slips.min()?;
-    let is_cut = word.len() >= 4 && name.starts_with(word);
-    (is_cut || slips <= (name.len() / 3).max(1)).then(|| name.to_owned())
+    if names.clone().any(|name| name == word) {
+        return None;
+    }
+    let similar = names.filter(|name| is_slip(word, name));
+    let nearest = similar.min_by_key(|name| strsim::osa_distance(word, name));
+    nearest.map(str::to_owned)
+}
+
+/// Whether a letter in three is wrong, or the end is.
+fn is_slip(word: &str, name: &str) -> bool {
+    let start = name.get(..4).is_some_and(|start| word.starts_with(start));
+    let slips = strsim::osa_distance(word, name);
+    slips <= (name.len() / 3).max(1) || start && slips <= name.len() - 4
 }
