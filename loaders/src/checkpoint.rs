@@ -200,6 +200,8 @@ impl Checkpoint {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let start = Instant::now();
         let path = path.as_ref();
+        #[cfg(feature = "tracing")]
+        let _span = tracing::debug_span!("open", ?path).entered();
         let Source {
             files,
             index,
@@ -273,6 +275,15 @@ impl Checkpoint {
             });
         }
         opened.open_time = start.elapsed();
+        #[cfg(feature = "tracing")]
+        tracing::debug!(
+            format = %opened.format,
+            files = opened.files.len(),
+            tensors = tensors.infos.len(),
+            bytes,
+            duration = ?opened.open_time,
+            "opened"
+        );
         Ok(Self {
             opened: Arc::new(opened),
             tensors: Arc::new(tensors),

@@ -6,6 +6,28 @@
 //!
 //! See [`Loader`] for an example. The crate names no machine-learning framework and prints nothing.
 
+/// `$loader` for one load of `$checkpoint`: with the feature `tracing`, in a span called `$name`.
+#[cfg(feature = "tracing")]
+macro_rules! traced {
+    ($loader:expr, $name:literal, $checkpoint:expr) => {
+        $loader.within(
+            tracing::debug_span!(
+                $name,
+                path = ?$checkpoint.path(),
+                tensors = $checkpoint.tensors().len(),
+                bytes = $checkpoint.bytes()
+            ),
+            $checkpoint,
+        )
+    };
+}
+#[cfg(not(feature = "tracing"))]
+macro_rules! traced {
+    ($loader:expr, $name:literal, $checkpoint:expr) => {
+        $loader
+    };
+}
+
 mod cancel;
 mod checkpoint;
 mod coalesce;
@@ -28,6 +50,8 @@ mod source;
 mod stored;
 mod stream;
 mod tensor;
+#[cfg(feature = "tracing")]
+mod trace;
 pub mod usage;
 mod verify;
 mod view;
@@ -43,7 +67,7 @@ pub use self::format::Format;
 pub use self::loader::Loader;
 pub use self::metadata::MetadataValue;
 pub use self::model::Model;
-pub use self::observer::{Observer, Planned, ReadDone, Source};
+pub use self::observer::{Leased, Observer, Planned, ReadDone, Source, Touch, Touched};
 pub use self::plan::{Gaps, Gather, Part, Place, Plan, Read};
 pub use self::read::{Io, ReadPolicy, UnknownIo};
 pub use self::report::{AllocationReport, IoReport, Report};

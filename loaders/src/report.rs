@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use ckload_pool::{BufferPool, Origin, PooledBuffer};
+use ckload_pool::{BufferPool, Origin};
 use serde::Serialize;
 
-use crate::observer::{ReadDone, Source};
+use crate::observer::{Leased, ReadDone, Source, Touched};
 use crate::usage;
 
 /// What a load did. Sizes are bytes, times are seconds; everything is measured.
@@ -140,9 +140,9 @@ impl Nanoseconds {
 }
 
 impl Allocations {
-    fn add(&self, bytes: usize, time: Duration) {
+    fn add(&self, bytes: u64, time: Duration) {
         self.count.fetch_add(1, Relaxed);
-        self.bytes.fetch_add(bytes as u64, Relaxed);
+        self.bytes.fetch_add(bytes, Relaxed);
         self.time.add(time);
     }
 }
@@ -196,24 +196,23 @@ impl Meter {
         self.threads.fetch_max(threads as u64, Relaxed);
     }
 
-    /// Counts a buffer that `pool` lent after `waited`.
-    pub(crate) fn leased(&self, pool: &BufferPool, buffer: &PooledBuffer, waited: Duration) {
-        match buffer.origin() {
-            Origin::Fresh { time } => self.fresh.add(buffer.capacity(), time),
-            _ => self.reused.add(buffer.capacity(), waited),
+    /// Counts memory that was taken.
+    pub(crate) fn leased(&self, event: &Leased) {
+        match event.origin {
+            Origin::Fresh { time } => self.fresh.add(event.bytes, time),
+            _ => self.reused.add(event.bytes, event.duration),
         }
+    }
+
+    /// Notes how much `pool` holds.
+    pub(crate) fn held(&self, pool: &BufferPool) {
         self.peak_pool_bytes
             .fetch_max(pool.held_bytes() as u64, Relaxed);
     }
 
-    /// Counts memory that did not come from a pool.
-    pub(crate) fn allocated(&self, bytes: usize, time: Duration) {
-        self.fresh.add(bytes, time);
-    }
-
     /// Counts the time of the first touch of memory that was counted without it.
-    pub(crate) fn touched(&self, time: Duration) {
-        self.fresh.time.add(time);
+    pub(crate) fn touched(&self, event: &Touched) {
+        self.fresh.time.add(event.duration);
     }
 
     pub(crate) fn report(&self) -> Report {

@@ -2,16 +2,19 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
 
 use ckload_loaders::{
-    ByteSize, Checkpoint, Error, Io, Loader, Observer, Planned, ReadDone, Report, Source,
-    TensorInfo,
+    ByteSize, Checkpoint, Dtype, Error, Io, Leased, Loader, Observer, Planned, ReadDone, Report,
+    Select, Shard, Source, TensorInfo, Touch, Touched,
 };
-use ckload_pool::BufferPool;
+use ckload_pool::{BufferPool, Origin};
 use common::{
     KIB, MIB, Sample, await_all_returned, failure, octets, random, random_checkpoint, watched,
 };
@@ -19,6 +22,8 @@ use common::{
 #[derive(Debug)]
 enum Event {
     Planned(Planned),
+    Leased(Leased),
+    Touched(Touched),
     Read(ReadDone),
     Tensor(TensorInfo),
     Finished(Report),
@@ -41,6 +46,14 @@ impl Record {
 impl Observer for Record {
     fn planned(&self, event: &Planned) {
         self.push(Event::Planned(*event));
+    }
+
+    fn leased(&self, event: &Leased) {
+        self.push(Event::Leased(*event));
+    }
+
+    fn touched(&self, event: &Touched) {
+        self.push(Event::Touched(*event));
     }
 
     fn read(&self, event: &ReadDone) {
@@ -89,12 +102,85 @@ fn check(events: &[Event], checkpoint: &Checkpoint, report: &Report, source: Sou
                     info.name
                 );
             }
+            Event::Leased(_) | Event::Touched(_) => {}
             event => panic!("once only: {event:?}"),
         }
     }
     assert_eq!(names.len(), checkpoint.tensors().len());
     assert_eq!((report.io.reads, io_bytes(report)), (reads, bytes));
     check_report(report, checkpoint, source);
+    check_places(events, checkpoint);
+    check_allocations(events, report);
+}
+
+/// Checks that what was read covers every tensor, and is read once.
+#[track_caller]
+fn check_places(events: &[Event], checkpoint: &Checkpoint) {
+    let mut read: BTreeMap<usize, Vec<Range<u64>>> = BTreeMap::new();
+    for event in events {
+        if let Event::Read(event) = event {
+            assert!(event.bytes <= event.span, "{event:?}");
+            let stretch = event.offset..event.offset + event.span;
+            read.entry(event.file).or_default().push(stretch);
+        }
+    }
+    for (file, stretches) in &mut read {
+        stretches.sort_by_key(|stretch| stretch.start);
+        for pair in stretches.windows(2) {
+            assert!(pair[0].end <= pair[1].start, "read twice: {pair:?}");
+        }
+        let end = stretches.last().expect("one at least").end;
+        assert!(end <= checkpoint.files()[*file].bytes);
+        stretches.dedup_by(|next, last| {
+            let is_joined = last.end == next.start;
+            if is_joined {
+                last.end = next.end;
+            }
+            is_joined
+        });
+    }
+    for info in checkpoint.tensors().iter().filter(|info| info.bytes > 0) {
+        let wanted = info.offset..info.offset + info.bytes;
+        let covers = |have: &Range<u64>| have.start <= wanted.start && wanted.end <= have.end;
+        assert!(read[&info.file].iter().any(covers), "{info:?} in {read:?}");
+    }
+}
+
+/// Checks that what was told of memory adds up to what the report says.
+#[track_caller]
+fn check_allocations(events: &[Event], report: &Report) {
+    let (mut fresh, mut reused) = ((0, 0, Duration::ZERO), (0, 0, Duration::ZERO));
+    for event in events {
+        match event {
+            Event::Leased(event) => {
+                let (sums, time) = match event.origin {
+                    Origin::Fresh { time } => (&mut fresh, time),
+                    _ => (&mut reused, event.duration),
+                };
+                assert!(time <= event.duration, "{event:?}");
+                sums.0 += 1;
+                sums.1 += event.bytes;
+                sums.2 += time;
+            }
+            Event::Touched(event) => fresh.2 += event.duration,
+            _ => {}
+        }
+    }
+    let allocation = &report.allocation;
+    assert_eq!(
+        (allocation.fresh, allocation.fresh_bytes),
+        (fresh.0, fresh.1)
+    );
+    assert_eq!(
+        (allocation.reused, allocation.reused_bytes),
+        (reused.0, reused.1)
+    );
+    for (told, reported) in [
+        (fresh.2, allocation.fresh_seconds),
+        (reused.2, allocation.reuse_seconds),
+    ] {
+        assert!((told.as_secs_f64() - reported).abs() < 1e-9, "{report:?}");
+    }
 }
 
 fn io_bytes(report: &Report) -> u64 {
@@ -184,6 +270,145 @@ fn every_way_of_loading_tells_the_same_story() {
             check(&record.take(), &checkpoint, &report, source);
         }
     }
+}
+
+/// Where the kernel tells what is cached, the two ways of reading past the page cache read in several parts what is cached in part.
+#[test]
+fn reads_past_the_page_cache_say_where_they_were() {
+    let mut random = random();
+    for _ in 0..6 {
+        let sample = random_checkpoint(&mut random);
+        let checkpoint = sample.open();
+        for (io, threads) in [(Io::Auto, 1), (Io::Auto, 3), (Io::Direct, 3)] {
+            if io == Io::Auto && checkpoint.files().len() == 1 {
+                let path = &checkpoint.files()[0].path;
+                forget_half_of(path);
+            }
+            let record = Arc::new(Record::default());
+            let loader = Loader::new()
+                .io(io)
+                .threads(threads)
+                .observer(record.clone());
+            let model = loader.load(&checkpoint).expect("a valid checkpoint");
+            let events = record.take();
+            check_places(&events, &checkpoint);
+            check_allocations(&events, model.report());
+        }
+    }
+}
+
+/// Makes the page cache drop the second half of a file.
+fn forget_half_of(path: &std::path::Path) {
+    let file = std::fs::File::open(path).expect("it is there");
+    file.sync_all().expect("a disk that works");
+    let middle = file.metadata().expect("a file").len() / 2;
+    rustix::fs::fadvise(&file, middle, None, rustix::fs::Advice::DontNeed).expect("an advice");
+}
+
+#[test]
+fn a_rank_s_reads_tell_of_what_they_leave_out() {
+    let rows: Vec<u8> = (0..4 * MIB).map(|at| (at / 977) as u8).collect();
+    let sample = Sample::of(vec![common::Content {
+        name: "rows".to_owned(),
+        dtype: Dtype::F32,
+        shape: vec![8, (MIB / 8) as u64],
+        bytes: rows,
+    }]);
+    let whole = sample.open();
+    let half = Select::all()
+        .shard("rows", Shard::new(1, 1, 2))
+        .expect("a pattern");
+    let checkpoint = whole.select(&half).expect("a valid part");
+    let record = Arc::new(Record::default());
+    let loader = Loader::new().io(Io::Buffered).observer(record.clone());
+    let model = loader.load(&checkpoint).expect("a valid checkpoint");
+    let events = record.take();
+    let reads = events.iter().filter_map(|event| match event {
+        Event::Read(read) => Some(read),
+        _ => None,
+    });
+    let (mut bytes, mut span) = (0, 0);
+    for read in reads {
+        assert!(read.offset >= whole.tensors()[0].offset, "{read:?}");
+        bytes += read.bytes;
+        span += read.span;
+    }
+    assert_eq!(bytes, io_bytes(model.report()));
+    assert!(bytes >= checkpoint.bytes() && span <= whole.bytes());
+    check_allocations(&events, model.report());
+}
+
+/// Remembers who told of what lasted how long, and when.
+#[derive(Default)]
+struct Clock(Mutex<Vec<(ThreadId, Instant, Duration)>>);
+
+impl Clock {
+    fn note(&self, duration: Duration) {
+        let mut told = self.0.lock().expect("no panic");
+        told.push((thread::current().id(), Instant::now(), duration));
+    }
+}
+
+impl Observer for Clock {
+    fn leased(&self, event: &Leased) {
+        self.note(event.duration);
+    }
+
+    fn touched(&self, event: &Touched) {
+        self.note(event.duration);
+    }
+
+    fn read(&self, event: &ReadDone) {
+        self.note(event.duration);
+    }
+}
+
+/// Who draws a timeline takes what a thread tells of for what it did just before.
+#[test]
+fn what_a_thread_tells_of_it_did_after_what_it_told_before() {
+    let sample = Sample::uniform(24, 300 * KIB);
+    let checkpoint = sample.open();
+    let clock = Arc::new(Clock::default());
+    let loader = Loader::new().threads(3).observer(clock.clone());
+    let begun = Instant::now();
+    loader.load(&checkpoint).expect("a valid checkpoint");
+    let mut stream = loader.stream(&checkpoint).expect("a valid checkpoint");
+    assert!(stream.by_ref().all(|tensor| tensor.is_ok()));
+    let mut last: Vec<(ThreadId, Instant)> = Vec::new();
+    for &(thread, now, duration) in &*clock.0.lock().expect("no panic") {
+        let start = now - duration;
+        match last.iter_mut().find(|(id, _)| *id == thread) {
+            Some((_, end)) => {
+                // The two clocks are read one after the other.
+                assert!(*end <= start + Duration::from_millis(1), "{thread:?}");
+                *end = now;
+            }
+            None => {
+                assert!(begun <= start + Duration::from_millis(1));
+                last.push((thread, now));
+            }
+        }
+    }
+}
+
+#[test]
+fn locking_new_memory_is_told_and_counted() {
+    let sample = Sample::uniform(3, MIB);
+    let pool = BufferPool::builder().pinned_memory(true).build();
+    let record = Arc::new(Record::default());
+    let loader = Loader::new().pool(&pool).observer(record.clone());
+    let model = loader.load(&sample.open()).expect("a valid checkpoint");
+    let events = record.take();
+    check_allocations(&events, model.report());
+    let steps = |step| {
+        let touched = events.iter().filter_map(|event| match event {
+            Event::Touched(touched) if touched.step == step => Some(touched.bytes),
+            _ => None,
+        });
+        touched.sum::<u64>()
+    };
+    assert_eq!(steps(Touch::Fault), sample.bytes());
+    assert_eq!(steps(Touch::Lock), model.report().allocation.fresh_bytes);
 }
 
 #[test]

@@ -1,18 +1,23 @@
 //! `ckload MODEL...`: loads, measures, reports.
 
 use std::collections::HashMap;
+use std::io::{self, Write};
 use std::path::Path;
 
-use ckload::{ByteSize, Checkpoint, Loader, Manifest, ReadPolicy, TensorDigest};
+use ckload::{ByteSize, Checkpoint, Loader, Manifest, TensorDigest};
 
 use super::Error;
 use super::open::open;
 use super::options::{LoadOptions, OutputOptions, Sides};
 use super::progress::Progress;
-use super::report::{LoadReport, ModelReport, ModelSummary};
+use super::report::{Limit, LoadReport, ModelReport};
 use super::runner::{Runner, Setup, Way};
+use super::timeline::Recording;
 use super::unmatched::unmatched;
-use super::{report, savings};
+use super::{limit, report, savings};
+
+/// What smaller models take is not reading, and too little to be measured against it.
+const LEAST_LIMITED_BYTES: u64 = 16 << 20;
 
 /// Loads each model as often as asked, one model after the other, and prints the report.
 pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), Error> {
@@ -21,12 +26,19 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
     let manifest = options.against.as_deref().map(read_manifest).transpose()?;
     let bytes = checkpoints.iter().map(Checkpoint::bytes).sum();
     let progress = Progress::new(output, "loading", bytes);
+    let timeline = options.timeline.as_ref();
+    let mut recording = timeline
+        .map(|file| Recording::begin(file, progress.observer()))
+        .transpose()?;
     let setup = Setup {
         reading: options.reading,
         way: way(options, &checkpoints),
         pin: options.pin,
         digests: options.verify,
-        observer: progress.observer(),
+        observer: match &recording {
+            Some(recording) => Some(recording.observer()),
+            None => progress.observer(),
+        },
     };
     let mut runner = match options.sides {
         Sides::WithoutPool => Runner::without_pool(&setup),
@@ -37,11 +49,14 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
     let mut models = Vec::new();
     let mut mismatches = Vec::new();
     for checkpoint in &checkpoints {
-        let mut model = ModelReport::new(ModelSummary::of(checkpoint));
+        let mut model = ModelReport::new(checkpoint);
         progress.name(model.model.file_name());
         for _ in 0..options.rounds.get() {
             if let Some(baseline) = &mut baseline {
                 model.baseline_runs.push(baseline.run(checkpoint)?);
+            }
+            if let Some(recording) = &recording {
+                recording.next_load();
             }
             model.runs.push(runner.run(checkpoint)?);
             if let Some(manifest) = &manifest
@@ -50,10 +65,16 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
                 mismatches = manifest.tensor_mismatches(runner.digests(), &options.select);
             }
         }
+        if let Some(recording) = &mut recording {
+            recording.keep(checkpoint, &model);
+        }
         model.digests = in_file_order(checkpoint, runner.digests());
         models.push(model);
     }
     drop(progress);
+    if let Some(recording) = &recording {
+        recording.write()?;
+    }
 
     let savings = match options.sides {
         Sides::Compare => savings::measured(
@@ -62,32 +83,65 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
                 .map(|model| (&model.baseline_runs[..], &model.runs[..])),
         ),
         Sides::WithPool | Sides::WithoutPool => {
-            savings::estimated(models.iter().map(|model| &model.runs[..]))
+            let runs = models.iter().map(|model| &model.runs[..]);
+            savings::estimated(runs.clone(), savings::fresh_price(runs.flatten()))
         }
     };
+    let peak_rss_bytes = ckload::usage::peak_rss_bytes();
+    let pool = runner.pool_summary();
+    // The memory of the loads makes room for that of the limits.
+    drop((runner, baseline));
+    if !output.quiet {
+        for (model, checkpoint) in models.iter_mut().zip(&checkpoints) {
+            model.limit = limit_of(model, checkpoint, options);
+        }
+    }
     let report = LoadReport {
         models,
         verified: options.verify,
         mismatches,
         savings,
-        pool: runner.pool_summary(),
-        peak_rss_bytes: ckload::usage::peak_rss_bytes(),
+        pool,
+        peak_rss_bytes,
     };
     if output.json {
         output.write_json(&report)?;
     } else if !output.quiet {
-        let loader = options.reading.loader();
-        let policies: Vec<ReadPolicy> = checkpoints
-            .iter()
-            .map(|checkpoint| loader.policy(checkpoint))
-            .collect();
-        report::write_load(&mut output.stdout(), options, setup.way, &policies, &report)?;
+        let out = &mut io::BufWriter::new(output.stdout());
+        report::write_load(out, options, setup.way, &checkpoints, &report)?;
+        out.flush()?;
     }
     if report.mismatches.is_empty() {
         Ok(())
     } else {
         Err(Error::Mismatched(report.mismatches))
     }
+}
+
+/// What plain reads of the files reach in the state that the loads found; `None` where that says nothing about them.
+fn limit_of(model: &ModelReport, checkpoint: &Checkpoint, options: &LoadOptions) -> Option<Limit> {
+    let first = &model.runs.first()?.io;
+    // What was read once from the disk is in the page cache now.
+    let was_cold = model
+        .cached_bytes
+        .is_some_and(|cached| cached < model.file_bytes / 2);
+    let direct = first.direct_bytes > first.buffered_bytes || was_cold && model.runs.len() == 1;
+    let is_comparable = first.mmap_bytes == 0
+        && checkpoint.bytes() >= LEAST_LIMITED_BYTES
+        && (direct || !options.reading.drop_cache);
+    if !is_comparable {
+        return None;
+    }
+    let into = if options.resident {
+        limit::Into::Memory
+    } else {
+        limit::Into::Cache
+    };
+    let bytes_per_second = limit::quick(checkpoint, into, direct)?;
+    Some(Limit {
+        bytes_per_second,
+        direct,
+    })
 }
 
 /// Reads the digests that tensors are to have.

@@ -5,22 +5,27 @@
 
 mod args;
 mod cache;
+mod chart;
 mod completions;
 mod demo;
 mod dry_run;
 mod error;
 mod inspect;
 pub(crate) mod interrupt;
+mod limit;
 mod load;
+mod log;
 mod man;
 mod open;
 mod options;
+mod page;
 mod progress;
 mod report;
 mod runner;
 mod savings;
 mod style;
 mod synth;
+mod timeline;
 mod units;
 mod unmatched;
 mod verify;
@@ -32,7 +37,9 @@ pub(crate) use options::Invocation;
 
 /// Does what the command line asks for.
 pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
+    style::obey_locale();
     let output = &invocation.output;
+    log::install(output)?;
     match &invocation.action {
         Action::Load(options) if options.dry_run => dry_run::run(options, output),
         Action::Load(options) => load::run(options, output),

@@ -60,6 +60,24 @@ pub(crate) struct LoadOptions {
     pub(crate) against: Option<PathBuf>,
     pub(crate) verbose: bool,
     pub(crate) dry_run: bool,
+    /// Where to show what the threads did when.
+    pub(crate) timeline: Option<TimelineFile>,
+}
+
+/// A file that shows what loads did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TimelineFile {
+    pub(crate) path: PathBuf,
+    pub(crate) format: TimelineFormat,
+}
+
+/// What a timeline is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TimelineFormat {
+    /// A page with a chart.
+    Html,
+    /// A trace.
+    Json,
 }
 
 /// A glob over tensors' names.

@@ -13,5 +13,6 @@ mod sources;
 mod streams;
 mod support;
 mod synth;
+mod terminal;
 mod usage;
 mod verify;

@@ -46,7 +46,8 @@ impl Loader {
             .filter(|target| !target.is_empty())
             .map(Slot::from)
             .collect();
-        Error::catch(|| self.fill_all(&wanted, slots, &meter))
+        let loader = traced!(self, "load_into", &wanted);
+        Error::catch(|| loader.fill_all(&wanted, slots, &meter))
     }
 
     /// Fills `slots`, one for each tensor of `checkpoint` that has bytes.

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::cancel::{Cancel, Cancels};
-use crate::observer::{Observer, Planned, Silent};
+use crate::observer::{Leased, Observer, Planned, Silent, Touch, Touched};
 use crate::plan::Plan;
 use crate::read::{self, Files, ReadPolicy, Slot, Watch};
 use crate::report::Meter;
@@ -261,8 +261,20 @@ impl Loader {
         let buffer = request
             .get_unless(self.patience, &|| self.cancels.is_any())
             .map_err(|source| self.no_memory(source))?;
-        meter.leased(&self.pool, &buffer, start.elapsed());
+        self.leased(&buffer, start, meter);
         Ok(buffer)
+    }
+
+    /// Counts and tells that the pool lent `buffer`, which was asked for at `start`.
+    fn leased(&self, buffer: &PooledBuffer, start: Instant, meter: &Meter) {
+        let event = Leased {
+            bytes: buffer.capacity() as u64,
+            duration: start.elapsed(),
+            origin: buffer.origin(),
+        };
+        meter.leased(&event);
+        meter.held(&self.pool);
+        self.observer.leased(&event);
     }
 
     /// Why a load got no memory: nobody wanted it any more, or the pool's answer.
@@ -278,7 +290,13 @@ impl Loader {
         if self.pool.is_pinned() && !buffer.is_pinned() {
             let start = Instant::now();
             buffer.pin();
-            meter.touched(start.elapsed());
+            let event = Touched {
+                bytes: buffer.capacity() as u64,
+                duration: start.elapsed(),
+                step: Touch::Lock,
+            };
+            meter.touched(&event);
+            self.observer.touched(&event);
         }
     }
 

@@ -41,7 +41,8 @@ impl Loader {
     /// A file cannot be read, or is not the one that was opened; the memory is not to be had, by the pool's limit or the system's; the
     /// observer panics; somebody cancels. Nothing is kept of a load that fails.
     pub fn load(&self, checkpoint: &Checkpoint) -> Result<Model, Error> {
-        Error::catch(|| self.load_model(checkpoint))
+        let loader = traced!(self, "load", checkpoint);
+        Error::catch(|| loader.load_model(checkpoint))
     }
 
     fn load_model(&self, checkpoint: &Checkpoint) -> Result<Model, Error> {
@@ -128,7 +129,7 @@ impl Loader {
             .map(|capacity| {
                 let start = Instant::now();
                 let buffer = self.pool.get_idle((*capacity)? as usize)?;
-                meter.leased(&self.pool, &buffer, start.elapsed());
+                self.leased(&buffer, start, meter);
                 Some(buffer)
             })
             .collect();

@@ -30,7 +30,8 @@ impl Loader {
     /// A file cannot be opened, or is not the one that was opened before; the budget is too small for a tensor; the observer
     /// panics. What goes wrong later comes out of the stream.
     pub fn stream(&self, checkpoint: &Checkpoint) -> Result<Stream, Error> {
-        let setting = self.stream_setting(checkpoint)?;
+        let loader = traced!(self, "stream", checkpoint);
+        let setting = loader.stream_setting(checkpoint)?;
         Error::catch(|| Ok(Stream::new(setting, None)))
     }
 
@@ -62,7 +63,8 @@ impl Loader {
             .into_iter()
             .filter_map(|name| wanted.position(name))
             .collect();
-        let setting = self.stream_setting(&wanted)?;
+        let loader = traced!(self, "stream", &wanted);
+        let setting = loader.stream_setting(&wanted)?;
         Error::catch(|| Ok(Stream::new(setting, Some(&numbers))))
     }
 
@@ -78,7 +80,8 @@ impl Loader {
         let policy = self.policy(checkpoint);
         let asked = self.chunk_size;
         let (chunk_bytes, budget) = self.piece_bytes(checkpoint, asked, &policy)?;
-        let setting = self.setting(checkpoint, ByteSize::b(budget), policy)?;
+        let loader = traced!(self, "chunks", checkpoint);
+        let setting = loader.setting(checkpoint, ByteSize::b(budget), policy)?;
         Error::catch(|| Ok(Chunks::new(setting, chunk_bytes)))
     }
 

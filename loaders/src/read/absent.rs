@@ -33,9 +33,9 @@ impl Reader for Dropping {
     fn read_exact_at(&self, offset: u64, target: Target<'_>, done: Done<'_>) -> Result<(), Failed> {
         let end = offset + target.len() as u64;
         let mut cached = false;
-        let mut noting = |source, bytes| {
+        let mut noting = |source, stretch| {
             cached |= source != Source::Direct;
-            done(source, bytes);
+            done(source, stretch);
         };
         let result = self.inner.read_exact_at(offset, target, &mut noting);
         if cached || result.is_err() {

@@ -5,7 +5,7 @@ use std::fs::File;
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::raw::RawFile;
-use super::{Done, Failed, Reader, Target};
+use super::{Done, Failed, Reader, Stretch, Target};
 use crate::observer::Source;
 
 pub(super) struct Buffered<F = File> {
@@ -20,8 +20,8 @@ impl<F> Buffered<F> {
 
 impl<F: RawFile> Reader for Buffered<F> {
     fn read_exact_at(&self, offset: u64, target: Target<'_>, done: Done<'_>) -> Result<(), Failed> {
-        let bytes = read_exact(&self.file, offset, target)?;
-        done(Source::Buffered, bytes);
+        let stretch = read_exact(&self.file, offset, target)?;
+        done(Source::Buffered, stretch);
         Ok(())
     }
 }
@@ -40,17 +40,26 @@ impl Progress {
         self.done += read as u64;
         self.moved += read as u64;
     }
+
+    /// The stretch from `offset` up to there.
+    pub(super) fn from(self, offset: u64) -> Stretch {
+        Stretch {
+            offset,
+            span: self.done,
+            bytes: self.moved,
+        }
+    }
 }
 
-/// Fills `target` with the bytes from `offset` on, waiting for the disk where it has to; returns how many were read.
+/// Fills `target` with the bytes from `offset` on, waiting for the disk where it has to.
 pub(super) fn read_exact(
     file: &impl RawFile,
     offset: u64,
     mut target: Target<'_>,
-) -> Result<u64, Failed> {
+) -> Result<Stretch, Failed> {
     let (progress, end) = read(file, offset, &mut target, ReadWriteFlags::empty());
     end.result(progress.done)?;
-    Ok(progress.moved)
+    Ok(progress.from(offset))
 }
 
 /// As [`read_exact`], but reads gaps as well, by way of `staging`: so the system sees neighbours and reads ahead.
@@ -59,12 +68,12 @@ pub(super) fn read_whole(
     offset: u64,
     mut target: Target<'_>,
     staging: &mut [u8],
-) -> Result<u64, Failed> {
+) -> Result<Stretch, Failed> {
     let mut progress = Progress::default();
     loop {
         progress.done += target.skip_gap() as u64;
         if target.len() == 0 {
-            return Ok(progress.moved);
+            return Ok(progress.from(offset));
         }
         let len = staging.len().min(target.len());
         match file.read(&mut staging[..len], offset + progress.done) {

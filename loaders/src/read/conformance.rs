@@ -17,7 +17,7 @@ use super::buffered::Buffered;
 use super::direct::{self, Direct};
 use super::raw::RawFile;
 use super::uncached::{Auto, Uncached};
-use super::{Reader, Target};
+use super::{Reader, Stretch, Target};
 use crate::observer::Source;
 use crate::plan::Gaps;
 
@@ -207,8 +207,31 @@ fn readers_of(storage: &Arc<Storage>, random: &mut Rng) -> Vec<(&'static str, Bo
 /// What came of a read.
 struct Outcome {
     result: Result<(), super::Failed>,
-    told: Vec<(Source, u64)>,
+    told: Vec<(Source, Stretch)>,
     memory: Vec<u8>,
+}
+
+impl Outcome {
+    /// The bytes that were read.
+    fn moved(&self) -> u64 {
+        self.told.iter().map(|(_, stretch)| stretch.bytes).sum()
+    }
+
+    /// Checks that what was told of lies in `range`, one stretch behind the other, and leaves out no more than `gaps` bytes between them.
+    #[track_caller]
+    fn assert_stretches(&self, name: &str, range: Range<usize>, gaps: u64) {
+        let mut at = range.start as u64;
+        let mut between = 0;
+        for (_, stretch) in &self.told {
+            assert!(stretch.bytes > 0 && stretch.bytes <= stretch.span, "{name}");
+            assert!(stretch.offset >= at, "{name}: {:?}", self.told);
+            between += stretch.offset - at;
+            at = stretch.offset + stretch.span;
+        }
+        assert!(at <= range.end as u64, "{name}: {:?}", self.told);
+        between += range.end as u64 - at;
+        assert!(between <= gaps, "{name}: {:?} of {range:?}", self.told);
+    }
 }
 
 /// Reads `range` into random pieces of memory.
@@ -239,8 +262,8 @@ fn read(reader: &dyn Reader, range: Range<usize>, random: &mut Rng) -> Outcome {
         rest = tail;
     }
     let target: Target<'_> = pieces.into_iter().collect();
-    let result = reader.read_exact_at(range.start as u64, target, &mut |source, bytes| {
-        told.push((source, bytes));
+    let result = reader.read_exact_at(range.start as u64, target, &mut |source, stretch| {
+        told.push((source, stretch));
     });
     Outcome {
         result,
@@ -321,9 +344,8 @@ fn every_reader_brings_the_file_s_bytes_and_tells_of_each_once() {
                 let outcome = read(&*reader, range.clone(), random);
                 assert!(outcome.result.is_ok(), "{name}: {:?}", outcome.result);
                 assert!(outcome.memory == bytes[range.clone()], "{name}: {range:?}");
-                let told: u64 = outcome.told.iter().map(|&(_, bytes)| bytes).sum();
-                assert_eq!(told, range.len() as u64, "{name}");
-                assert!(outcome.told.iter().all(|&(_, bytes)| bytes > 0), "{name}");
+                assert_eq!(outcome.moved(), range.len() as u64, "{name}");
+                outcome.assert_stretches(name, range, 0);
             }
         }
     });
@@ -437,8 +459,10 @@ fn assert_failed(name: &str, outcome: &Outcome, errno: Errno, bytes: &[u8]) -> u
     assert_eq!(Errno::from_io_error(&failed.source), Some(errno), "{name}");
     let good = failed.done as usize;
     assert!(outcome.memory[..good] == bytes[..good], "{name}: {good}");
-    let told: u64 = outcome.told.iter().map(|&(_, bytes)| bytes).sum();
-    assert!(told <= failed.done, "{name}: told of what did not come");
+    assert!(
+        outcome.moved() <= failed.done,
+        "{name}: told of what did not come"
+    );
     good
 }
 
@@ -501,8 +525,7 @@ fn reads_that_bring_next_to_nothing_get_there() {
             let outcome = read(&*reader, 0..bytes.len(), random);
             assert!(outcome.result.is_ok(), "{name}: {:?}", outcome.result);
             assert!(outcome.memory == bytes, "{name}");
-            let told: u64 = outcome.told.iter().map(|&(_, bytes)| bytes).sum();
-            assert_eq!(told, bytes.len() as u64, "{name}");
+            assert_eq!(outcome.moved(), bytes.len() as u64, "{name}");
         }
     });
 }
@@ -543,8 +566,7 @@ fn a_file_system_that_stops_reading_past_the_page_cache_is_read_through_it() {
                 let outcome = read(&*reader, range.clone(), random);
                 assert!(outcome.result.is_ok(), "{name}: {:?}", outcome.result);
                 assert!(outcome.memory == bytes[range.clone()], "{name}");
-                let told: u64 = outcome.told.iter().map(|&(_, bytes)| bytes).sum();
-                assert_eq!(told, range.len() as u64, "{name}");
+                assert_eq!(outcome.moved(), range.len() as u64, "{name}");
             }
             let tried = storage.calls.direct.load(Relaxed);
             assert!(tried <= after + 1, "{name}: a refusal is believed, {tried}");
@@ -649,8 +671,8 @@ impl Spaced {
         let target = target.spaced(&self.gaps);
         assert_eq!(target.len(), self.span());
         let mut told = Vec::new();
-        let result = reader.read_exact_at(self.start as u64, target, &mut |source, bytes| {
-            told.push((source, bytes));
+        let result = reader.read_exact_at(self.start as u64, target, &mut |source, stretch| {
+            told.push((source, stretch));
         });
         memory.drain(..shift);
         Outcome {
@@ -669,13 +691,14 @@ impl Spaced {
             "{name}: {:?}",
             self.gaps
         );
-        let moved: u64 = outcome.told.iter().map(|&(_, bytes)| bytes).sum();
+        let moved = outcome.moved();
         let (least, most) = (self.wanted.len() as u64, self.span() as u64);
         assert!(
             (least..=most).contains(&moved),
             "{name}: {moved} of {least}"
         );
-        assert!(outcome.told.iter().all(|&(_, bytes)| bytes > 0), "{name}");
+        let gaps = (self.span() - self.wanted.len()) as u64;
+        outcome.assert_stretches(name, self.start..self.start + self.span(), gaps);
     }
 
     /// Checks that what came before a failure is right, and says up to where in the file that is.
@@ -734,9 +757,8 @@ fn of_what_is_cached_gaps_are_not_moved() {
             let spaced = Spaced::random(random, bytes.len());
             let outcome = spaced.read(&*reader, random);
             spaced.assert_came(name, &outcome, &bytes);
-            let moved: u64 = outcome.told.iter().map(|&(_, bytes)| bytes).sum();
             if name != "direct" {
-                assert_eq!(moved, spaced.wanted.len() as u64, "{name}");
+                assert_eq!(outcome.moved(), spaced.wanted.len() as u64, "{name}");
             }
         }
     });

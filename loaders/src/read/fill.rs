@@ -1,7 +1,7 @@
 //! Carries out a plan's reads, by as many threads as the state of the page cache wants.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use rayon::Scope;
@@ -9,7 +9,7 @@ use rayon::Scope;
 use super::Files;
 use super::target::Target;
 use crate::cancel::Cancels;
-use crate::observer::{Observer, ReadDone, Source};
+use crate::observer::{Observer, ReadDone, Source, Touch, Touched};
 use crate::plan::{Gather, Part, Plan, Read};
 use crate::report::Meter;
 use crate::{Error, TensorInfo};
@@ -187,7 +187,9 @@ impl Task<'_> {
         watch: &Watch<'_>,
     ) -> Result<bool, Error> {
         if self.is_untouched {
-            watch.meter.touched(touch(&mut self.target));
+            let touched = touch(&mut self.target);
+            watch.meter.touched(&touched);
+            watch.observer.touched(&touched);
         }
         let mut waited = false;
         let done = |done: &ReadDone| {
@@ -206,11 +208,13 @@ impl Task<'_> {
     }
 }
 
-/// Has the system put memory behind every page of `target`; returns how long that took.
-fn touch(target: &mut Target<'_>) -> Duration {
+/// Has the system put memory behind every page of `target`.
+fn touch(target: &mut Target<'_>) -> Touched {
     let start = Instant::now();
+    let mut bytes = 0;
     let page = rustix::param::page_size();
     for piece in target.pieces() {
+        bytes += piece.len() as u64;
         for byte in piece.iter_mut().step_by(page) {
             *byte = 0;
         }
@@ -219,7 +223,11 @@ fn touch(target: &mut Target<'_>) -> Duration {
             *last = 0;
         }
     }
-    start.elapsed()
+    Touched {
+        bytes,
+        duration: start.elapsed(),
+        step: Touch::Fault,
+    }
 }
 
 /// Cuts `slots` into the parts of the plan's reads and gathers, for each in turn.

@@ -7,7 +7,7 @@ use std::io;
 
 use memmap2::Mmap;
 
-use super::{Done, Failed, Reader, Target};
+use super::{Done, Failed, Reader, Stretch, Target};
 use crate::observer::Source;
 
 pub(super) struct Mapped {
@@ -40,9 +40,13 @@ impl Reader for Mapped {
         let Some(bytes) = from_there.get(..target.len()) else {
             return Err(Failed::ended_early(from_there.len() as u64));
         };
-        let wanted = target.pieces().map(|piece| piece.len() as u64).sum();
+        let stretch = Stretch {
+            offset,
+            span: target.len() as u64,
+            bytes: target.pieces().map(|piece| piece.len() as u64).sum(),
+        };
         target.copy_from(bytes);
-        done(Source::Mmap, wanted);
+        done(Source::Mmap, stretch);
         Ok(())
     }
 }

@@ -109,8 +109,19 @@ trait Reader: Send + Sync {
     fn look_at(&self, _range: Range<u64>) {}
 }
 
-/// Is told where the next bytes came from, and how many they were.
-type Done<'a> = &'a mut dyn FnMut(Source, u64);
+/// Is told where the next stretch of a file came from.
+type Done<'a> = &'a mut dyn FnMut(Source, Stretch);
+
+/// A stretch of a file that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stretch {
+    /// Its first byte.
+    offset: u64,
+    /// What there is of it, with what was left out.
+    span: u64,
+    /// The bytes that were read.
+    bytes: u64,
+}
 
 /// A read that did not bring all its bytes.
 #[derive(Debug)]
@@ -301,10 +312,13 @@ impl Files {
         done: &mut dyn FnMut(&ReadDone),
     ) -> Result<(), Failed> {
         let mut start = Instant::now();
-        let mut timed = |source, bytes| {
+        let mut timed = |source, stretch: Stretch| {
             let now = Instant::now();
             done(&ReadDone {
-                bytes,
+                file,
+                offset: stretch.offset,
+                span: stretch.span,
+                bytes: stretch.bytes,
                 duration: now - std::mem::replace(&mut start, now),
                 source,
             });

@@ -12,7 +12,7 @@ use super::buffered::{self, End};
 use super::direct::{self, Direct};
 use super::raw::RawFile;
 use super::residency::Residency;
-use super::{Done, Failed, Reader, Target};
+use super::{Done, Failed, Reader, Stretch, Target};
 use crate::observer::Source;
 
 /// Reads past the page cache, and through it where the file system cannot.
@@ -54,7 +54,7 @@ impl<F: RawFile> Reader for Uncached<F> {
             let (progress, end) = direct.read(offset, &mut target, &self.staging);
             past_cache = progress.done;
             if progress.moved > 0 {
-                done(Source::Direct, progress.moved);
+                done(Source::Direct, progress.from(offset));
             }
             match end {
                 End::Error(errno) if direct::is_refusal(errno) => {
@@ -66,8 +66,8 @@ impl<F: RawFile> Reader for Uncached<F> {
             }
         }
         let rest = buffered::read_exact(&self.buffered, offset + past_cache, target);
-        let bytes = rest.map_err(|failed| failed.after(past_cache))?;
-        done(Source::Buffered, bytes);
+        let stretch = rest.map_err(|failed| failed.after(past_cache))?;
+        done(Source::Buffered, stretch);
         Ok(())
     }
 }
@@ -91,7 +91,7 @@ impl<F: RawFile> Auto<F> {
     }
 
     /// Reads through the page cache, what is not there in one go with its gaps.
-    fn read_through(&self, offset: u64, target: Target<'_>) -> Result<u64, Failed> {
+    fn read_through(&self, offset: u64, target: Target<'_>) -> Result<Stretch, Failed> {
         let file = &self.uncached.buffered;
         let range = offset..offset + target.len() as u64;
         if target.has_gaps()
@@ -119,15 +119,15 @@ impl<F: RawFile> Reader for Auto<F> {
             let failed = |failed: Failed| failed.after(at - offset);
             if self.uncached.direct().is_none() {
                 self.look_at(at..end);
-                let bytes = self.read_through(at, target).map_err(failed)?;
-                done(Source::Buffered, bytes);
+                let stretch = self.read_through(at, target).map_err(failed)?;
+                done(Source::Buffered, stretch);
                 return Ok(());
             }
             let (len, cached) = self.residency.stretch(file, at..end);
             let part = target.split_to(len as usize);
             if cached {
-                let bytes = buffered::read_exact(file, at, part).map_err(failed)?;
-                done(Source::Buffered, bytes);
+                let stretch = buffered::read_exact(file, at, part).map_err(failed)?;
+                done(Source::Buffered, stretch);
             } else {
                 self.waits.store(true, Relaxed);
                 self.uncached

@@ -182,7 +182,8 @@ impl Loader {
         checkpoint: &Checkpoint,
         options: &VerifyOptions,
     ) -> Result<Verification, Error> {
-        Error::catch(|| self.verify_all(checkpoint, *options))
+        let loader = traced!(self, "verify", checkpoint);
+        Error::catch(|| loader.verify_all(checkpoint, *options))
     }
 
     fn verify_all(

@@ -9,8 +9,8 @@ use clap::{ValueEnum, ValueHint};
 
 use super::help::{Example, group};
 use super::reading::ReadArgs;
-use super::values::{parse_budget, parse_glob};
-use crate::cli::options::{LoadOptions, NamePattern, Pin, Sides};
+use super::values::{parse_budget, parse_glob, parse_timeline};
+use crate::cli::options::{LoadOptions, NamePattern, Pin, Sides, TimelineFile};
 
 /// Rounds of a comparison, unless `--repeat` says otherwise: enough for a median.
 const COMPARED_ROUNDS: NonZeroUsize = NonZeroUsize::new(5).unwrap();
@@ -40,6 +40,10 @@ pub(super) const EXAMPLES: &[Example] = &[
     Example::new(
         "ckload --shard 0:3/8 models/llama",
         "one of 8 ranks' part of each tensor",
+    ),
+    Example::new(
+        "ckload --timeline load.html model.gguf",
+        "a page: who did what when",
     ),
     Example::new(
         "ckload --dry-run -v models/llama",
@@ -127,6 +131,19 @@ pub(super) struct LoadArgs {
     #[arg(long, conflicts_with_all = ["compare", "repeat"], help_heading = group::MEASURING)]
     dry_run: bool,
 
+    /// Draw what each thread did when, as a page (.html), or write it as a trace for Perfetto (.json)
+    ///
+    /// Of several loads of a model the last one with the pool is shown; of several models each has its own.
+    #[arg(
+        long,
+        value_name = "FILE",
+        value_parser = parse_timeline,
+        conflicts_with = "dry_run",
+        value_hint = ValueHint::FilePath,
+        help_heading = group::MEASURING
+    )]
+    timeline: Option<TimelineFile>,
+
     /// Hash every tensor (SHA-256) on the thread that has just read it, and show what that costs
     #[arg(long, conflicts_with = "dry_run", hide_short_help = true, help_heading = group::CHECKING)]
     verify: bool,
@@ -203,6 +220,7 @@ impl LoadArgs {
             against: self.against,
             verbose: self.verbose,
             dry_run: self.dry_run,
+            timeline: self.timeline,
         })
     }
 

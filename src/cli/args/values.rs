@@ -1,9 +1,11 @@
 //! Values that options of several commands take.
 
+use std::path::PathBuf;
+
 use ckload::{ByteSize, Select};
 use clap::ValueEnum;
 
-use crate::cli::options::ModelSize;
+use crate::cli::options::{ModelSize, TimelineFile, TimelineFormat};
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub(super) enum SizeArg {
@@ -37,4 +39,17 @@ pub(super) fn parse_size(text: &str) -> Result<ByteSize, &'static str> {
 
 pub(super) fn parse_glob(text: &str) -> Result<String, ckload::Error> {
     Select::all().include(text).map(|_| text.to_owned())
+}
+
+/// What is written follows from the file's name.
+pub(super) fn parse_timeline(text: &str) -> Result<TimelineFile, &'static str> {
+    let path = PathBuf::from(text);
+    let format = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("html" | "htm") => TimelineFormat::Html,
+        Some("json") => TimelineFormat::Json,
+        _ => {
+            return Err("expected a name that ends in .html, for a page, or in .json, for a trace");
+        }
+    };
+    Ok(TimelineFile { path, format })
 }

@@ -20,13 +20,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use bytesize::ByteSize;
-use ckload_pool::PooledBuffer;
+use ckload_pool::{Origin, PooledBuffer};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rayon::ThreadPool;
 
 pub(super) use self::consumer::Consumer;
 use crate::cancel::{Cancel, Cancels};
 use crate::memory::{Memory, SmallBuffer};
+use crate::observer::Leased;
 use crate::plan::Plan;
 use crate::read::{self, Files, Slot, Watch};
 use crate::report::Meter;
@@ -416,7 +417,14 @@ impl<W: Work> Feed<W> {
         let start = Instant::now();
         let buffer = SmallBuffer::new(bytes as usize)?;
         if bytes > 0 {
-            self.meter.allocated(bytes as usize, start.elapsed());
+            let time = start.elapsed();
+            let event = Leased {
+                bytes,
+                duration: time,
+                origin: Origin::Fresh { time },
+            };
+            self.meter.leased(&event);
+            self.loader.observer.leased(&event);
         }
         Some(buffer)
     }
