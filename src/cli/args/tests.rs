@@ -120,6 +120,9 @@ fn a_slip_of_a_command_is_no_model() {
         ("dmeo", "demo"),
         ("complete", "completions"),
         ("synt", "synth"),
+        ("comp", "completions"),
+        ("inspection", "inspect"),
+        ("syntheses", "synth"),
     ] {
         let error = parse(&format!("ckload {word} m")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidSubcommand, "{word}");
