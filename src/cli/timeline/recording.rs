@@ -1,6 +1,5 @@
 //! `--timeline FILE`: what loads do, into a file.
 
-use std::io::Write;
 use std::sync::Arc;
 
 use ckload::{Checkpoint, Observer, Report};
