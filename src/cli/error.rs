@@ -22,8 +22,12 @@ pub(crate) enum Error {
     Load(#[from] ckload::Error),
     #[error(transparent)]
     Write(#[from] synth::Error),
-    #[error("no tensor of {} matches --include and --exclude; `ckload inspect` lists their names", .path.display())]
-    NothingSelected { path: PathBuf },
+    #[error("no tensor of {} is left to load: {}", .path.display(), none_left(.unmatched))]
+    NothingSelected {
+        path: PathBuf,
+        /// What is to be said of each glob that matches no tensor.
+        unmatched: Vec<String>,
+    },
     #[error(
         "{} of the pool's {} could not be locked in memory ({reason}); \
          raise RLIMIT_MEMLOCK (`ulimit -l`), or use --pin auto",
@@ -92,7 +96,8 @@ impl Error {
         match self {
             Self::Load(error) => error.path(),
             Self::Write(error) => Some(error.path()),
-            Self::NothingSelected { path }
+            Self::NothingSelected { path, .. }
+            | Self::WriteFile { path, .. }
             | Self::CreateFolder { path, .. }
             | Self::NothingMeasured { path, .. }
             | Self::NoTensorDigests { path }
@@ -143,6 +148,15 @@ impl Error {
             })?;
         }
         Ok(())
+    }
+}
+
+/// Why a selection is empty.
+fn none_left(unmatched: &[String]) -> String {
+    if unmatched.is_empty() {
+        "what --include matches is left out by --exclude; `ckload inspect` lists their names".into()
+    } else {
+        unmatched.join("; ")
     }
 }
 

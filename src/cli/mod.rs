@@ -1,12 +1,13 @@
 //! The command line: what was asked for, done.
 //!
-//! `args` knows the spelling of options and is the only module that sees the argument parser; `options` holds what they
-//! mean.
+//! `args` knows the spelling of options, and `completions` and `man` tell of it: no other module sees the argument parser.
+//! `options` holds what was meant.
 
 mod args;
 mod bench;
 mod cache;
 mod chart;
+mod completions;
 mod demo;
 mod dry_run;
 mod error;
@@ -15,6 +16,7 @@ pub(crate) mod interrupt;
 mod limit;
 mod load;
 mod log;
+mod man;
 mod open;
 mod options;
 mod page;
@@ -26,6 +28,7 @@ mod style;
 mod synth;
 mod timeline;
 mod units;
+mod unmatched;
 mod verify;
 mod whole_file;
 mod width;
@@ -36,6 +39,7 @@ pub(crate) use options::Invocation;
 
 /// Does what the command line asks for.
 pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
+    style::obey_locale();
     let output = &invocation.output;
     log::install(output)?;
     match &invocation.action {
@@ -46,5 +50,7 @@ pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
         Action::Inspect { model } => inspect::run(model, output),
         Action::Synth(options) => synth::run(options, output),
         Action::Verify(options) => verify::run(options, output),
+        Action::Completions(shell) => completions::run(*shell, output),
+        Action::Man { folder } => man::run(folder.as_deref(), output),
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ckload::synth::{Blueprint, Gpt2, IfExists, gpt2};
 use ckload::{ByteSize, Io, Loader, Select};
+use clap_complete::Shell;
 
 use super::bench::{State, Way};
 
@@ -21,9 +22,16 @@ pub(crate) enum Action {
     Load(Box<LoadOptions>),
     Bench(Box<BenchOptions>),
     Demo(DemoOptions),
-    Inspect { model: PathBuf },
+    Inspect {
+        model: PathBuf,
+    },
     Synth(SynthOptions),
     Verify(VerifyOptions),
+    Completions(Shell),
+    Man {
+        /// Where the pages go; the main one is printed if none.
+        folder: Option<PathBuf>,
+    },
 }
 
 /// How results are shown.
@@ -39,6 +47,8 @@ pub(crate) struct OutputOptions {
 pub(crate) struct LoadOptions {
     pub(crate) models: Vec<PathBuf>,
     pub(crate) select: Select,
+    /// The globs that `select` was made of.
+    pub(crate) patterns: Vec<NamePattern>,
     /// Keep everything in memory instead of streaming it.
     pub(crate) resident: bool,
     pub(crate) rounds: NonZeroUsize,
@@ -71,6 +81,14 @@ pub(crate) enum TimelineFormat {
     Html,
     /// A trace.
     Json,
+}
+
+/// A glob over tensors' names.
+#[derive(Debug)]
+pub(crate) struct NamePattern {
+    /// The option that it was given to.
+    pub(crate) option: &'static str,
+    pub(crate) glob: String,
 }
 
 /// How files are read.

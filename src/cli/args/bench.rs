@@ -3,19 +3,36 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{ValueEnum, ValueHint};
 
+use super::help::{Example, group};
 use super::reading::ThreadArgs;
 use crate::cli::bench::{State, Way};
 use crate::cli::options::{BenchOptions, Exports};
 
+pub(super) const EXAMPLES: &[Example] = &[
+    Example::new("ckload bench models/llama", "both states of the page cache"),
+    Example::new(
+        "ckload bench gpt2 --cache warm --ways read,resident",
+        "two ways and their limit",
+    ),
+    Example::new(
+        "ckload bench gpt2 --export-html gpt2.html",
+        "a page with charts",
+    ),
+];
+
 #[derive(clap::Args, Debug)]
+#[command(next_help_heading = group::MEASURING)]
 pub(super) struct BenchArgs {
-    /// A checkpoint: a file, a folder, an index, a quoted pattern, or org/name in the cache of Hugging Face
+    /// File, folder, index, quoted pattern, or org/name in the cache of Hugging Face
+    #[arg(value_hint = ValueHint::AnyPath, help_heading = None)]
     model: PathBuf,
 
-    /// Measured rounds in each state of the page cache [default: 10, of checkpoints over 2 GiB 5, over 16 GiB 3]
+    /// Measured rounds in each state of the page cache
+    ///
+    /// Default: 10, of checkpoints over 2 GiB 5, over 16 GiB 3.
     #[arg(long, value_name = "N")]
     runs: Option<NonZeroUsize>,
 
@@ -27,27 +44,34 @@ pub(super) struct BenchArgs {
     #[arg(long, value_enum, value_name = "STATE", default_value_t)]
     cache: CacheArg,
 
-    /// Measure only these ways of loading, beside their limits; names with commas between them
-    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = way_parser())]
+    /// Measure only these ways of loading, and their limits
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_parser = way_parser())]
     ways: Vec<Way>,
 
     #[command(flatten)]
     threads: ThreadArgs,
 
-    /// Write the result as the JSON that --json prints
-    #[arg(long, value_name = "FILE")]
+    #[command(flatten)]
+    exports: ExportArgs,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = group::OUTPUT)]
+struct ExportArgs {
+    /// Write what --json prints
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     export_json: Option<PathBuf>,
 
     /// Write the tables as Markdown
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     export_markdown: Option<PathBuf>,
 
     /// Write a line for each load that was measured
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     export_csv: Option<PathBuf>,
 
-    /// Write a page with charts, in one file that needs no network
-    #[arg(long, value_name = "FILE")]
+    /// Write a page with charts, which needs no network
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     export_html: Option<PathBuf>,
 }
 
@@ -65,10 +89,10 @@ enum CacheArg {
 impl BenchArgs {
     pub(super) fn resolve(self) -> Result<BenchOptions, String> {
         let exports = Exports {
-            json: self.export_json,
-            markdown: self.export_markdown,
-            csv: self.export_csv,
-            html: self.export_html,
+            json: self.exports.export_json,
+            markdown: self.exports.export_markdown,
+            csv: self.exports.export_csv,
+            html: self.exports.export_html,
         };
         let files: Vec<&Path> = exports.files().collect();
         for (number, file) in files.iter().enumerate() {
