@@ -24,28 +24,27 @@ pub(super) const EXAMPLES: &[Example] = &[
 ];
 
 #[derive(clap::Args, Debug)]
-#[command(next_help_heading = group::MEASURING)]
 pub(super) struct BenchArgs {
     /// File, folder, index, quoted pattern, or org/name in the cache of Hugging Face
-    #[arg(value_hint = ValueHint::AnyPath, help_heading = None)]
+    #[arg(value_hint = ValueHint::AnyPath)]
     model: PathBuf,
 
     /// Measured rounds in each state of the page cache
     ///
     /// Default: 10, of checkpoints over 2 GiB 5, over 16 GiB 3.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = group::MEASURING)]
     runs: Option<NonZeroUsize>,
 
     /// Rounds before them that do not count
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = group::MEASURING)]
     warmup: usize,
 
     /// Whether the page cache has the files before each load
-    #[arg(long, value_enum, value_name = "STATE", default_value_t)]
+    #[arg(long, value_enum, value_name = "STATE", default_value_t, help_heading = group::MEASURING)]
     cache: CacheArg,
 
     /// Measure only these ways of loading, and their limits
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_parser = way_parser())]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_parser = way_parser(), help_heading = group::MEASURING)]
     ways: Vec<Way>,
 
     #[command(flatten)]
