@@ -28,7 +28,9 @@ pub(super) fn page(results: &Results) -> String {
         page.paragraph(&format!("{}.", capitalized(conclusion)));
     }
     if !results.warnings.is_empty() {
-        page.paragraph(&format!("Warning: {}.", results.warnings.join(". ")));
+        let warnings = results.warnings.iter().map(|text| capitalized(text));
+        let warnings: Vec<String> = warnings.collect();
+        page.paragraph(&format!("Warnings: {}.", warnings.join(". ")));
     }
     for result in &results.states {
         state(&mut page, result);
