@@ -8,6 +8,7 @@ use assert_cmd::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::browser::check_page;
 use crate::support::{Model, assert_keys, ckload, failure_of};
 
 const WAYS: [&str; 12] = [
@@ -380,4 +381,16 @@ fn checkpoints_of_other_formats_are_measured_as_well() {
 fn a_model_that_is_not_there_is_an_error() {
     let (json, _) = failure_of(bench(Path::new("/nowhere/m.safetensors")).arg("--json"), 1);
     assert_eq!(json["error"]["path"], "/nowhere/m.safetensors");
+}
+
+#[test]
+fn the_page_suits_a_desktop_and_a_phone() {
+    let model = Model::of_large_tensors(4);
+    let page = model.folder().join("bench.html");
+    stdout_of(
+        bench(&model.path())
+            .args(["--runs", "3", "--quiet", "--export-html"])
+            .arg(&page),
+    );
+    check_page(&page, "bench");
 }

@@ -12,17 +12,13 @@ use crate::cli::bench::{State, Way};
 use crate::cli::options::{BenchOptions, Exports};
 
 pub(super) const EXAMPLES: &[Example] = &[
-    Example::new("ckload bench model.safetensors", "cached, and not"),
+    Example::new("ckload bench models/llama", "both states of the page cache"),
     Example::new(
-        "ckload bench --cache warm --runs 20 models/llama",
-        "cached only, more rounds",
+        "ckload bench gpt2 --cache warm --ways read,resident",
+        "two ways and their limit",
     ),
     Example::new(
-        "ckload bench --ways read,resident m.gguf",
-        "two ways, beside the limit",
-    ),
-    Example::new(
-        "ckload bench --export-html bench.html models/llama",
+        "ckload bench gpt2 --export-html gpt2.html",
         "a page with charts",
     ),
 ];
@@ -33,7 +29,9 @@ pub(super) struct BenchArgs {
     #[arg(value_hint = ValueHint::AnyPath)]
     model: PathBuf,
 
-    /// Measured rounds in each state of the page cache [default: 10, of checkpoints over 2 GiB 5, over 16 GiB 3]
+    /// Measured rounds in each state of the page cache
+    ///
+    /// Default: 10, of checkpoints over 2 GiB 5, over 16 GiB 3.
     #[arg(long, value_name = "N", help_heading = group::MEASURING)]
     runs: Option<NonZeroUsize>,
 
@@ -45,27 +43,34 @@ pub(super) struct BenchArgs {
     #[arg(long, value_enum, value_name = "STATE", default_value_t, help_heading = group::MEASURING)]
     cache: CacheArg,
 
-    /// Measure only these ways of loading, beside their limits; names with commas between them
-    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = way_parser(), help_heading = group::MEASURING)]
+    /// Measure only these ways of loading, and their limits
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_parser = way_parser(), help_heading = group::MEASURING)]
     ways: Vec<Way>,
 
     #[command(flatten)]
     threads: ThreadArgs,
 
-    /// Write the result as the JSON that --json prints
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = group::OUTPUT)]
+    #[command(flatten)]
+    exports: ExportArgs,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = group::OUTPUT)]
+struct ExportArgs {
+    /// Write what --json prints
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     export_json: Option<PathBuf>,
 
     /// Write the tables as Markdown
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = group::OUTPUT)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     export_markdown: Option<PathBuf>,
 
     /// Write a line for each load that was measured
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = group::OUTPUT)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     export_csv: Option<PathBuf>,
 
-    /// Write a page with charts, in one file that needs no network
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = group::OUTPUT)]
+    /// Write a page with charts, which needs no network
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     export_html: Option<PathBuf>,
 }
 
@@ -83,10 +88,10 @@ enum CacheArg {
 impl BenchArgs {
     pub(super) fn resolve(self) -> Result<BenchOptions, String> {
         let exports = Exports {
-            json: self.export_json,
-            markdown: self.export_markdown,
-            csv: self.export_csv,
-            html: self.export_html,
+            json: self.exports.export_json,
+            markdown: self.exports.export_markdown,
+            csv: self.exports.export_csv,
+            html: self.exports.export_html,
         };
         let files: Vec<&Path> = exports.files().collect();
         for (number, file) in files.iter().enumerate() {

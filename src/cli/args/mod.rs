@@ -88,7 +88,7 @@ enum Command {
     /// The checkpoint (548 MB) is written once, kept in the cache folder of the user, and used again. The comparison needs up to 1.3 GB
     /// of memory.
     Demo(DemoArgs),
-    /// Measure every way of loading side by side, beside this machine's limit
+    /// Measure every way of loading, side by side
     ///
     /// Each round runs every way once, in an order that rotates, with the page cache warm and then cold: before each load the kernel is
     /// asked what is cached. The ways that keep all tensors in memory need up to three times the checkpoint's size; where that is not to
@@ -176,9 +176,8 @@ impl Invocation {
                     Action::Load(Box::new(options.map_err(invalid)?))
                 }
                 Some(Command::Bench(bench)) => {
-                    let options = bench.resolve();
                     let invalid = |error| command.error(ErrorKind::ValueValidation, error);
-                    Action::Bench(Box::new(options.map_err(invalid)?))
+                    Action::Bench(Box::new(bench.resolve().map_err(invalid)?))
                 }
                 Some(Command::Demo(demo)) => Action::Demo(demo.into()),
                 Some(Command::Inspect { model }) => Action::Inspect { model },

@@ -70,15 +70,21 @@ pub(super) fn warnings(result: &StateResult) -> Vec<String> {
             share * 100.0
         ));
     }
-    for limit in result.ways.iter().filter(|result| is_limit(result.way)) {
-        let deviation = limit.spread().relative_deviation();
-        if deviation > LIMIT_DEVIATION {
-            warnings.push(format!(
-                "{title}: the times of {} deviate by {:.0} %, so ratios to it are rough; measure again, or with more --runs",
-                limit.way.name(),
-                deviation * 100.0
-            ));
-        }
+    let rough: Vec<(&str, f64)> = result
+        .ways
+        .iter()
+        .filter(|result| is_limit(result.way))
+        .map(|limit| (limit.way.name(), limit.spread().relative_deviation()))
+        .filter(|(_, deviation)| *deviation > LIMIT_DEVIATION)
+        .collect();
+    if !rough.is_empty() {
+        let names: Vec<&str> = rough.iter().map(|(name, _)| *name).collect();
+        let most = rough.iter().map(|(_, deviation)| *deviation);
+        warnings.push(format!(
+            "{title}: the times of {} deviate by {:.0} %, so ratios to them are rough; measure again, or with more --runs",
+            names.join(" and "),
+            most.fold(0.0, f64::max) * 100.0
+        ));
     }
     let first: Vec<&str> = result
         .ways
@@ -156,8 +162,8 @@ mod tests {
             (0.2, &[("limit", STEADY)], &["other processes took 20 %"]),
             (
                 0.0,
-                &[("limit", WILD)],
-                &["the times of limit deviate by 37 %"],
+                &[("limit", WILD), ("limit-stream", WILD)],
+                &["the times of limit and limit-stream deviate by 37 %"],
             ),
             (0.0, &[("limit", STEADY), ("read", WILD)], &[]),
             (

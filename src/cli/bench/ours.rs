@@ -15,47 +15,37 @@ use crate::cli::limit::{Limit, Loop};
 use crate::cli::options::{Pin, Reading};
 use crate::cli::runner::pins;
 
-/// The pools that loads share, so that several ways take the memory of one.
-pub(super) struct Pools {
-    resident: BufferPool,
-    stream: BufferPool,
-}
-
 /// A loader that has a pool.
 pub(super) struct Warm {
     loader: Loader,
     is_resident: bool,
 }
 
-impl Pools {
-    /// For loads of `checkpoint`.
-    pub(super) fn of(checkpoint: &Checkpoint) -> Self {
-        let budget = Loader::new().default_budget(checkpoint).as_u64();
-        let builder = || BufferPool::builder().pinned_memory(pins(Pin::Auto));
-        Self {
-            resident: builder().build(),
-            stream: builder()
-                .max_bytes(usize::try_from(budget).unwrap_or(usize::MAX))
-                .build(),
-        }
-    }
+/// A pool that locks its memory where the command does.
+pub(super) fn pool() -> BufferPool {
+    BufferPool::builder().pinned_memory(pins(Pin::Auto)).build()
 }
 
 impl Warm {
-    pub(super) fn new(
-        is_resident: bool,
-        io: Io,
-        threads: Option<NonZeroUsize>,
-        pools: &Pools,
-    ) -> Self {
-        let pool = if is_resident {
-            &pools.resident
-        } else {
-            &pools.stream
-        };
+    /// Loads everything into memory of `pool`, which other loaders may share.
+    pub(super) fn resident(io: Io, threads: Option<NonZeroUsize>, pool: &BufferPool) -> Self {
         Self {
             loader: loader(io, threads).pool(pool),
-            is_resident,
+            is_resident: true,
+        }
+    }
+
+    /// Streams `checkpoint` through a pool of its own.
+    pub(super) fn stream(io: Io, threads: Option<NonZeroUsize>, checkpoint: &Checkpoint) -> Self {
+        let loader = loader(io, threads);
+        let budget = loader.default_budget(checkpoint).as_u64();
+        let pool = BufferPool::builder()
+            .pinned_memory(pins(Pin::Auto))
+            .max_bytes(usize::try_from(budget).unwrap_or(usize::MAX))
+            .build();
+        Self {
+            loader: loader.pool(&pool),
+            is_resident: false,
         }
     }
 
@@ -98,8 +88,7 @@ pub(super) fn load_new(
     let mut times = Times::start();
     let checkpoint = Checkpoint::open(path)?;
     times.opened();
-    let pool = BufferPool::builder().pinned_memory(pins(Pin::Auto)).build();
-    let mut loader = loader(Io::Auto, threads).pool(&pool);
+    let mut loader = loader(Io::Auto, threads).pool(&pool());
     if let Some(observer) = observer {
         loader = loader.observer(observer);
     }

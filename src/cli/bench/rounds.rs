@@ -2,11 +2,11 @@
 
 use std::io;
 
-use ckload::{Checkpoint, Io};
+use ckload::{BufferPool, Checkpoint, Io};
 
 use super::memory::{self, Room};
 use super::noise::Ticks;
-use super::ours::{self, Pools, Warm};
+use super::ours::{self, Warm};
 use super::plain;
 use super::results::{LeftOut, Sample, StateResult, WayResult};
 use super::state::{PageCache, State, Unready};
@@ -103,10 +103,10 @@ impl Bench<'_> {
             .into_iter()
             .filter(|way| left_out.iter().all(|(other, _)| other != way))
             .collect();
-        let pools = Pools::of(self.checkpoint);
+        let pool = ours::pool();
         let mut lanes = Vec::new();
         for way in has_room {
-            match self.work(way, &pools, state, cache)? {
+            match self.work(way, &pool, state, cache)? {
                 Ok(work) => lanes.push(Lane {
                     way,
                     work,
@@ -127,7 +127,7 @@ impl Bench<'_> {
     fn work(
         &self,
         way: Way,
-        pools: &Pools,
+        pool: &BufferPool,
         state: State,
         cache: &mut PageCache,
     ) -> Result<Result<Work, String>, Unready> {
@@ -141,8 +141,11 @@ impl Bench<'_> {
             Way::MmapTouch => Ok(Work::Plain(plain::mmap_touch)),
             Way::ResidentNew => Ok(Work::New),
             Way::Resident(io) | Way::Stream(io) => {
-                let is_resident = matches!(way, Way::Resident(_));
-                let warm = Warm::new(is_resident, io, self.options.threads, pools);
+                let threads = self.options.threads;
+                let warm = match way {
+                    Way::Resident(_) => Warm::resident(io, threads, pool),
+                    _ => Warm::stream(io, threads, self.checkpoint),
+                };
                 cache.prepare(state)?;
                 // Now the pool has its memory, whatever rounds warm up.
                 let (_, report) = warm.load(&self.options.model)?;

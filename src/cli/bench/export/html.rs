@@ -17,25 +17,26 @@ pub(super) fn page(results: &Results) -> String {
         "Ways to load {}",
         file_name(Path::new(&model.path))
     ));
-    page.paragraph(&format!(
-        "{}: {}, {}, {}, {}. {}.",
-        model.path,
-        model.format,
-        units::counted(model.files as u64, "file"),
-        units::counted(model.tensors as u64, "tensor"),
-        units::bytes(model.bytes),
-        results.machine.describe(),
-    ));
+    page.facts(&[
+        ("Size", units::bytes(model.bytes)),
+        ("Tensors", units::count(model.tensors as u64)),
+        ("Files", units::count(model.files as u64)),
+        ("Format", model.format.clone()),
+        ("Runs of each way", units::count(results.runs as u64)),
+    ]);
     for conclusion in &results.conclusions {
         page.paragraph(&format!("{}.", capitalized(conclusion)));
     }
-    for warning in &results.warnings {
-        page.paragraph(&format!("Warning: {warning}."));
+    if !results.warnings.is_empty() {
+        let warnings = results.warnings.iter().map(|text| capitalized(text));
+        let warnings: Vec<String> = warnings.collect();
+        page.paragraph(&format!("Warnings: {}.", warnings.join(". ")));
     }
     for result in &results.states {
         state(&mut page, result);
     }
     page.heading("How it was measured");
+    page.paragraph(&format!("{}: {}.", model.path, results.machine.describe()));
     method(&mut page, results);
     page.to_html()
 }
