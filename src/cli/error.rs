@@ -97,8 +97,7 @@ impl Error {
             | Self::WriteFile { path, .. }
             | Self::CreateFolder { path, .. }
             | Self::NoTensorDigests { path }
-            | Self::Read { path, .. }
-            | Self::WriteFile { path, .. } => Some(path),
+            | Self::Read { path, .. } => Some(path),
             Self::NotPinned { .. }
             | Self::NoCacheFolder
             | Self::Mismatched(_)
