@@ -69,7 +69,7 @@ pub use self::metadata::MetadataValue;
 pub use self::model::Model;
 pub use self::observer::{Leased, Observer, Planned, ReadDone, Source, Touch, Touched};
 pub use self::plan::{Gaps, Gather, Part, Place, Plan, Read};
-pub use self::read::{Io, ReadPolicy, UnknownIo};
+pub use self::read::{Io, MappedFile, ReadPolicy, UnknownIo};
 pub use self::report::{AllocationReport, IoReport, Report};
 pub use self::select::{Select, Shard, UnknownShard};
 pub use self::similar::Names;

@@ -44,8 +44,10 @@ pub(crate) enum Error {
     CreateFolder { path: PathBuf, source: io::Error },
     #[error("cannot read {}: {source}", .path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("cannot write {}: {source}", .path.display())]
+    #[error("cannot write {}: {source}; name a file in a folder that is there and that you may write to", .path.display())]
     WriteFile { path: PathBuf, source: io::Error },
+    #[error("nothing of {} could be measured: {reasons}", .path.display())]
+    NothingMeasured { path: PathBuf, reasons: String },
     /// The result has been printed, and is not what it should be.
     #[error("{} named above", units::counted(.0.len() as u64, "mismatch"))]
     Mismatched(Vec<Mismatch>),
@@ -79,6 +81,7 @@ impl Error {
             Self::NothingSelected { .. } => "nothing_selected",
             Self::NotPinned { .. } => "not_pinned",
             Self::NoCacheFolder => "no_cache_folder",
+            Self::NothingMeasured { .. } => "nothing_measured",
             Self::Mismatched(_) => "mismatched",
             Self::NoTensorDigests { .. } => "no_tensor_digests",
             Self::CreateFolder { .. }
@@ -94,8 +97,8 @@ impl Error {
             Self::Load(error) => error.path(),
             Self::Write(error) => Some(error.path()),
             Self::NothingSelected { path, .. }
-            | Self::WriteFile { path, .. }
             | Self::CreateFolder { path, .. }
+            | Self::NothingMeasured { path, .. }
             | Self::NoTensorDigests { path }
             | Self::Read { path, .. } => Some(path),
             Self::NotPinned { .. }

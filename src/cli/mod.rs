@@ -4,6 +4,7 @@
 //! `options` holds what was meant.
 
 mod args;
+mod bench;
 mod cache;
 mod chart;
 mod completions;
@@ -29,6 +30,7 @@ mod timeline;
 mod units;
 mod unmatched;
 mod verify;
+mod whole_file;
 mod width;
 
 pub(crate) use error::Error;
@@ -43,6 +45,7 @@ pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
     match &invocation.action {
         Action::Load(options) if options.dry_run => dry_run::run(options, output),
         Action::Load(options) => load::run(options, output),
+        Action::Bench(options) => bench::run(options, output),
         Action::Demo(options) => demo::run(options, output),
         Action::Inspect { model } => inspect::run(model, output),
         Action::Synth(options) => synth::run(options, output),

@@ -1,11 +1,13 @@
 //! What a command line means, free of how it is spelled.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ckload::synth::{Blueprint, Gpt2, IfExists, gpt2};
 use ckload::{ByteSize, Io, Loader, Select};
 use clap_complete::Shell;
+
+use super::bench::{State, Way};
 
 /// A command line, understood.
 #[derive(Debug)]
@@ -18,6 +20,7 @@ pub(crate) struct Invocation {
 #[derive(Debug)]
 pub(crate) enum Action {
     Load(Box<LoadOptions>),
+    Bench(Box<BenchOptions>),
     Demo(DemoOptions),
     Inspect {
         model: PathBuf,
@@ -149,6 +152,38 @@ pub(crate) struct VerifyOptions {
     /// Of the pieces in memory.
     pub(crate) budget: Option<ByteSize>,
     pub(crate) verbose: bool,
+}
+
+/// What is measured beside what, and where the result goes.
+#[derive(Debug)]
+pub(crate) struct BenchOptions {
+    pub(crate) model: PathBuf,
+    /// Measured rounds in each state; as many as suit the checkpoint's size if none.
+    pub(crate) runs: Option<NonZeroUsize>,
+    /// Rounds before them.
+    pub(crate) warmup: usize,
+    pub(crate) states: Vec<State>,
+    /// All if empty.
+    pub(crate) ways: Vec<Way>,
+    pub(crate) threads: Option<NonZeroUsize>,
+    pub(crate) exports: Exports,
+}
+
+/// Files that a result goes to.
+#[derive(Debug, Default)]
+pub(crate) struct Exports {
+    pub(crate) json: Option<PathBuf>,
+    pub(crate) markdown: Option<PathBuf>,
+    pub(crate) csv: Option<PathBuf>,
+    pub(crate) html: Option<PathBuf>,
+}
+
+impl Exports {
+    /// All of them.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        let files = [&self.json, &self.markdown, &self.csv, &self.html];
+        files.into_iter().flatten().map(PathBuf::as_path)
+    }
 }
 
 /// How the demonstration runs.

@@ -77,6 +77,26 @@ fn a_load_ends_with_status_130() {
 }
 
 #[test]
+fn a_benchmark_ends_with_status_130_and_leaves_nothing() {
+    let model = Model::tiny();
+    let folder = tempfile::tempdir().unwrap();
+    let export = folder.path().join("a.json");
+    let runs = [
+        "bench",
+        "--runs",
+        "100000000",
+        "--cache",
+        "warm",
+        "--export-json",
+    ];
+    let arguments = [&runs[..], &[export.to_str().unwrap()]].concat();
+    let child = start(&arguments, &model.path());
+    wait_until("interrupts are handled", || handles_interrupts(&child));
+    interrupt(child);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn a_verification_ends_with_status_130() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");

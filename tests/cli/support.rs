@@ -79,6 +79,7 @@ pub(crate) fn plain() -> std::process::Command {
         "HF_HUB_CACHE",
         "HUGGINGFACE_HUB_CACHE",
         "HF_HOME",
+        "RUST_LOG",
     ] {
         command.env_remove(variable);
     }

@@ -18,6 +18,7 @@ fn mistakes_have_status_2() {
         &["verify"],
         &["--against", "list", "m"],
         &["--verify", "--dry-run", "m"],
+        &["--timeline", "load.svg", "m"],
         &["--verify", "--against", "list", "m", "n"],
         &["synth", "gpt2"],
         &[],
@@ -80,6 +81,7 @@ fn help_is_colored_only_where_it_is_seen() {
 fn help_names_every_command_and_option() {
     let help = stdout_of(ckload().arg("--help"));
     for word in [
+        "bench",
         "demo",
         "inspect",
         "synth",
@@ -99,6 +101,7 @@ fn help_names_every_command_and_option() {
         "--verbose",
         "--color",
         "--dry-run",
+        "--timeline",
         "verify",
         "--against",
         "-- demo",

@@ -1,5 +1,6 @@
 //! How a command line is spelled. Each command has a file; `help` is how help looks.
 
+mod bench;
 mod demo;
 mod help;
 mod load;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
+use self::bench::BenchArgs;
 use self::demo::DemoArgs;
 pub(crate) use self::help::Example;
 use self::help::group;
@@ -86,6 +88,12 @@ enum Command {
     /// The checkpoint (548 MB) is written once, kept in the cache folder of the user, and used again. The comparison needs up to 1.3 GB
     /// of memory.
     Demo(DemoArgs),
+    /// Measure every way of loading, side by side
+    ///
+    /// Each round runs every way once, in an order that rotates, with the page cache warm and then cold: before each load the kernel is
+    /// asked what is cached. The ways that keep all tensors in memory need up to three times the checkpoint's size; where that is not to
+    /// be had they are left out.
+    Bench(Box<BenchArgs>),
     /// List tensors, types, shapes and files; reads only the headers
     Inspect {
         /// File, folder, index, quoted pattern, or org/name in the cache of Hugging Face
@@ -108,6 +116,7 @@ enum Command {
 /// The examples of each command.
 const EXAMPLES: &[(&str, &[Example])] = &[
     ("demo", demo::EXAMPLES),
+    ("bench", bench::EXAMPLES),
     ("inspect", INSPECT_EXAMPLES),
     ("verify", verify::EXAMPLES),
     ("synth", synth::EXAMPLES),
@@ -165,6 +174,10 @@ impl Invocation {
                     let options = args.load.resolve();
                     let invalid = |error| command.error(ErrorKind::ValueValidation, error);
                     Action::Load(Box::new(options.map_err(invalid)?))
+                }
+                Some(Command::Bench(bench)) => {
+                    let invalid = |error| command.error(ErrorKind::ValueValidation, error);
+                    Action::Bench(Box::new(bench.resolve().map_err(invalid)?))
                 }
                 Some(Command::Demo(demo)) => Action::Demo(demo.into()),
                 Some(Command::Inspect { model }) => Action::Inspect { model },

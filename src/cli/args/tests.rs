@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use ckload::ByteSize;
+use ckload::{ByteSize, Io};
 use clap::error::ErrorKind;
 
 use super::{EXAMPLES, Example, command, load};
+use crate::cli::bench::{State, Way};
 use crate::cli::options::{Action, Invocation, LoadOptions, Pin, Reading, Sides};
 
 fn parse(line: &str) -> Result<Invocation, clap::Error> {
@@ -169,6 +170,24 @@ fn options_that_would_have_no_effect_are_refused() {
             "{line}"
         );
     }
+}
+
+#[test]
+fn a_benchmark_measures_everything_unless_told() {
+    let bench = |line: &str| match parse(line).unwrap().action {
+        Action::Bench(options) => *options,
+        other => panic!("not a benchmark: {other:?}"),
+    };
+    let usual = bench("ckload bench m");
+    assert_eq!(usual.states, [State::Warm, State::Cold]);
+    assert!(usual.ways.is_empty() && usual.runs.is_none() && usual.threads.is_none());
+    assert_eq!((usual.warmup, usual.exports.files().count()), (1, 0));
+    let other = bench(
+        "ckload bench m --cache cold --ways read,stream-direct --runs 3 --warmup 0 -j 2 --export-csv a",
+    );
+    assert_eq!(other.states, [State::Cold]);
+    assert_eq!(other.ways, [Way::Read, Way::Stream(Io::Direct)]);
+    assert_eq!((other.warmup, other.exports.files().count()), (0, 1));
 }
 
 #[test]

@@ -29,12 +29,8 @@ fn show(page: &mut Page, load: &Recorded) {
     page.facts(&facts(load));
     page.figure(
         &chart(timeline),
-        &format!(
-            "What each thread did, from the start of the load on; opening the files took {} before that. \
-             Where much happens in little room, a column is filled as high as its share of the time. \
-             Point at a part for its size and rate.",
-            units::seconds(timeline.open_seconds)
-        ),
+        "What each thread did, from the start of the load on. Where much happens in little room, a column is filled as high as its \
+         share of the time. Point at a part for its size and rate.",
     );
     page.table(&TABLE_HEADER.map(str::to_owned), &kinds(timeline));
     if load.runs.len() + load.baseline_runs.len() > 1 {
@@ -45,12 +41,16 @@ fn show(page: &mut Page, load: &Recorded) {
     }
 }
 
-fn facts(load: &Recorded) -> [(&'static str, String); 5] {
+fn facts(load: &Recorded) -> [(&'static str, String); 6] {
     let tensors = load.checkpoint.tensors().len() as u64;
     let (bytes, seconds) = (load.checkpoint.bytes(), load.timeline.seconds);
     let rate = bytes as f64 / seconds.max(f64::MIN_POSITIVE);
     [
         ("Loaded in", units::seconds(seconds)),
+        (
+            "Opened in, before",
+            units::seconds(load.timeline.open_seconds),
+        ),
         ("Rate", units::rate(rate)),
         ("Size", units::bytes(bytes)),
         ("Tensors", units::count(tensors)),
@@ -59,8 +59,8 @@ fn facts(load: &Recorded) -> [(&'static str, String); 5] {
 }
 
 const TABLE_HEADER: [&str; 6] = [
-    "Threads' time",
-    "Seconds",
+    "What the threads did",
+    "Time",
     "Share",
     "Bytes",
     "Rate of each",
@@ -86,7 +86,7 @@ fn kinds(timeline: &Timeline) -> Vec<Vec<String>> {
         rest -= seconds;
         let rate = match kind {
             // Taking memory that is there, or is touched later, moves nothing.
-            Kind::FreshMemory | Kind::RecycledMemory => String::new(),
+            Kind::FreshMemory | Kind::Lock | Kind::RecycledMemory => String::new(),
             _ if seconds > 0.0 => units::rate(bytes as f64 / seconds),
             _ => String::new(),
         };

@@ -61,19 +61,22 @@ pub(crate) enum Kind {
     Map,
     /// Made new memory.
     FreshMemory,
-    /// Had pages put behind new memory, or locked them.
+    /// Had pages put behind new memory.
     FirstTouch,
+    /// Locked new memory.
+    Lock,
     /// Took memory out of the pool.
     RecycledMemory,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::PageCache,
         Self::Disk,
         Self::Map,
         Self::FreshMemory,
         Self::FirstTouch,
+        Self::Lock,
         Self::RecycledMemory,
     ];
 
@@ -85,18 +88,26 @@ impl Kind {
             Self::Map => "copied from a map",
             Self::FreshMemory => "new memory",
             Self::FirstTouch => "first touch of new memory",
+            Self::Lock => "lock of new memory",
             Self::RecycledMemory => "recycled buffer",
         }
     }
 
-    /// What the style sheet and the trace call it.
-    pub(crate) fn name(self) -> &'static str {
+    /// What the legend says of its colour.
+    pub(crate) fn family(self) -> &'static str {
+        match self {
+            Self::FreshMemory | Self::FirstTouch | Self::Lock => "new memory",
+            kind => kind.label(),
+        }
+    }
+
+    /// What has its colour in the style sheet.
+    pub(crate) fn class(self) -> &'static str {
         match self {
             Self::PageCache => "page-cache",
             Self::Disk => "disk",
             Self::Map => "map",
-            Self::FreshMemory => "fresh-memory",
-            Self::FirstTouch => "first-touch",
+            Self::FreshMemory | Self::FirstTouch | Self::Lock => "fresh-memory",
             Self::RecycledMemory => "recycled-memory",
         }
     }

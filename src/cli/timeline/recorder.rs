@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ckload::pool::Origin;
-use ckload::{Leased, Observer, Planned, ReadDone, Report, Source, TensorInfo, Touched};
+use ckload::{Leased, Observer, Planned, ReadDone, Report, Source, TensorInfo, Touch, Touched};
 
 use super::{Kind, Place, Span, Timeline, Worker};
 
@@ -136,7 +136,11 @@ impl Observer for Recorder {
     }
 
     fn touched(&self, event: &Touched) {
-        self.record(Kind::FirstTouch, event.duration, event.bytes, None);
+        let kind = match event.step {
+            Touch::Lock => Kind::Lock,
+            _ => Kind::FirstTouch,
+        };
+        self.record(kind, event.duration, event.bytes, None);
         if let Some(inner) = &self.inner {
             inner.touched(event);
         }

@@ -59,7 +59,7 @@ pub(crate) fn chart(timeline: &Timeline) -> String {
         let _ = write!(
             drawn,
             "<text x=\"0\" y=\"{}\">{}</text>\
-             <svg x=\"{GUTTER}%\" y=\"{top}\" width=\"{}%\" height=\"{HEIGHT}\" \
+             <svg class=\"lane\" x=\"{GUTTER}%\" y=\"{top}\" width=\"{}%\" height=\"{HEIGHT}\" \
              viewBox=\"0 0 {WIDTH} {LEVELS}\" preserveAspectRatio=\"none\">\
              <rect class=\"track\" width=\"{WIDTH}\" height=\"{LEVELS}\"/>",
             top + HEIGHT / 2.0 + 4.0,
@@ -73,10 +73,11 @@ pub(crate) fn chart(timeline: &Timeline) -> String {
         drawn += "</svg>\n";
     }
     let present = kinds(timeline);
-    let entries: Vec<(&str, &str)> = present
+    let mut entries: Vec<(&str, &str)> = present
         .iter()
-        .map(|(kind, _)| (kind.name(), kind.label()))
+        .map(|(kind, _)| (kind.class(), kind.family()))
         .collect();
+    entries.dedup();
     format!(
         "{}<div class=\"wide\"><svg height=\"{}\" role=\"img\" aria-label=\"{}\">\n{drawn}</svg></div>",
         legend(&entries),
@@ -152,7 +153,7 @@ fn draw_block(drawn: &mut String, block: &Block, seconds: f64) {
         drawn,
         "<rect class=\"{}\" x=\"{:.2}\" width=\"{:.2}\" height=\"{LEVELS}\">\
          <title>{}: {} from {}, {}{number}{rate}</title></rect>",
-        block.kind.name(),
+        block.kind.class(),
         block.start * scale,
         (block.end - block.start) * scale,
         block.kind.label(),
@@ -195,7 +196,7 @@ fn draw_small(drawn: &mut String, blocks: &[&Block], columns: usize, column: f64
         let _ = write!(
             drawn,
             "<path class=\"{}\" d=\"{path}\"><title>{}: {} short ones, {} in {}</title></path>",
-            kind.name(),
+            kind.class(),
             kind.label(),
             units::count(spans),
             units::bytes(bytes),

@@ -81,7 +81,7 @@ impl<W: Write> Trace<W> {
             cat: Some("load"),
             ph: "X",
             ts: Some(0.0),
-            dur: Some(timeline.seconds * 1e6),
+            dur: Some(microseconds(timeline.seconds)),
             pid: self.loads,
             tid: WHOLE,
             args: Args {
@@ -106,8 +106,8 @@ impl<W: Write> Trace<W> {
                     name: span.kind.label(),
                     cat: Some(category(span.kind)),
                     ph: "X",
-                    ts: Some(span.start * 1e6),
-                    dur: Some(span.seconds * 1e6),
+                    ts: Some(microseconds(span.start)),
+                    dur: Some(microseconds(span.seconds)),
                     pid: self.loads,
                     tid: thread,
                     args: Args {
@@ -159,6 +159,11 @@ impl<W: Write> Trace<W> {
         serde_json::to_writer(&mut self.out, event)?;
         Ok(())
     }
+}
+
+/// To the nanosecond.
+fn microseconds(seconds: f64) -> f64 {
+    (seconds * 1e9).round() / 1e3
 }
 
 fn category(kind: Kind) -> &'static str {
