@@ -63,7 +63,7 @@ fn sentence(
     })
 }
 
-/// Globs that `glob` may have been meant to be: without slips in its parts, without or with another model's prefix.
+/// Globs that `glob` may have been meant to be: without slips in its parts, with or without another model's prefix.
 fn corrections(glob: &str, checkpoints: &[Checkpoint]) -> Vec<String> {
     let tensors = checkpoints.iter().flat_map(Checkpoint::tensors);
     let known: BTreeSet<&str> = tensors.flat_map(|tensor| tensor.name.split('.')).collect();
@@ -72,8 +72,8 @@ fn corrections(glob: &str, checkpoints: &[Checkpoint]) -> Vec<String> {
     let without_prefix = glob.split_once('.').map(|(_, rest)| rest.to_owned());
     let has_name = |rest: &String| rest.contains(|c: char| c.is_alphanumeric());
     let mut corrections = vec![spelled];
-    corrections.extend(without_prefix.filter(has_name));
     corrections.push(format!("*.{glob}"));
+    corrections.extend(without_prefix.filter(has_name));
     corrections
 }
 

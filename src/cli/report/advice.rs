@@ -20,6 +20,9 @@ const MUCH_WAITING: f64 = 0.25;
 /// Of smaller models nothing is said about the page cache: reading their headers brings much of them there.
 const LEAST_BYTES: u64 = 16 << 20;
 
+/// Of a smaller part that the page cache lacked nothing is said.
+const LEAST_MISSING: f64 = 0.1;
+
 /// What advice about the loads of one model depends on.
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
@@ -38,7 +41,7 @@ pub(super) struct Facts {
     pub(super) drops_cache: bool,
     /// Of the files.
     pub(super) bytes: u64,
-    /// What the page cache had of them; `None` where the kernel does not tell.
+    /// What the page cache had of them, if that is known.
     pub(super) cached_bytes: Option<u64>,
     /// Of the first load.
     pub(super) buffered_bytes: u64,
@@ -75,9 +78,14 @@ pub(super) fn advice(models: &[Facts]) -> Option<String> {
 impl Facts {
     /// The part of the files that the page cache did not have, if that is worth a word.
     fn missing(&self) -> Option<f64> {
-        let missing = self.bytes.saturating_sub(self.cached_bytes?) as f64 / self.bytes as f64;
-        (self.bytes >= LEAST_BYTES && missing >= 0.1).then_some(missing)
+        let missing = self.bytes.saturating_sub(self.cached_bytes?);
+        worth_a_word(self.bytes, missing as f64 / self.bytes as f64)
     }
+}
+
+/// The part of a model that was not cached, unless it is small, or the model is.
+fn worth_a_word(bytes: u64, missing: f64) -> Option<f64> {
+    (bytes >= LEAST_BYTES && missing >= LEAST_MISSING).then_some(missing)
 }
 
 fn small_budget(facts: &Facts) -> Option<String> {
@@ -111,7 +119,13 @@ fn no_direct_reading(facts: &Facts) -> Option<String> {
 }
 
 fn cold_cache(facts: &Facts) -> Option<String> {
-    let missing = facts.missing()?;
+    let reads = facts.buffered_bytes + facts.direct_bytes;
+    let missing = match facts.io {
+        Io::Auto if facts.direct_bytes > 0 => {
+            worth_a_word(facts.bytes, facts.direct_bytes as f64 / reads as f64)?
+        }
+        _ => facts.missing()?,
+    };
     let fits = facts
         .available_bytes
         .is_some_and(|available| facts.bytes < available);
@@ -302,15 +316,17 @@ mod tests {
                 ..cold()
             },
             Facts {
+                io: Io::Buffered,
                 cached_bytes: None,
-                ..cold()
+                ..warm()
             },
             Facts {
                 bytes: MIB,
                 ..cold()
             },
             Facts {
-                cached_bytes: Some(500 * MIB),
+                buffered_bytes: 500 * MIB,
+                direct_bytes: 12 * MIB,
                 ..cold()
             },
             Facts {
