@@ -97,6 +97,7 @@ impl Error {
             Self::Load(error) => error.path(),
             Self::Write(error) => Some(error.path()),
             Self::NothingSelected { path, .. }
+            | Self::WriteFile { path, .. }
             | Self::CreateFolder { path, .. }
             | Self::NothingMeasured { path, .. }
             | Self::NoTensorDigests { path }
