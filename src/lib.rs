@@ -45,10 +45,10 @@ pub mod tokio;
 pub use ckload_loaders::{
     AllocationReport, Arrangement, Block, ByteOrder, ByteSize, Bytes, Cancel, Checkpoint, Chunk,
     Chunks, Digest, Dtype, Element, Error, FileDigest, FileInfo, Format, Gaps, Gather, Io,
-    IoReport, Leased, Loader, Manifest, MetadataValue, Mismatch, Model, NonFinite, NotADigest,
-    Observer, Part, Place, Plan, Planned, Read, ReadDone, ReadPolicy, Report, Select, Shard,
-    Source, Stream, Tensor, TensorDigest, TensorInfo, Touch, Touched, UnknownIo, UnknownShard,
-    Verification, VerifyOptions, usage,
+    IoReport, Leased, Loader, Manifest, MappedFile, MetadataValue, Mismatch, Model, Names,
+    NonFinite, NotADigest, Observer, Part, Place, Plan, Planned, Read, ReadDone, ReadPolicy,
+    Report, Select, Shard, Source, Stream, Tensor, TensorDigest, TensorInfo, Touch, Touched,
+    UnknownIo, UnknownShard, Verification, VerifyOptions, usage,
 };
 pub use ckload_pool::{self as pool, BufferPool, PooledBuffer};
 

@@ -18,6 +18,7 @@ use crate::format::gguf::{Part, check_parts};
 use crate::format::{self, Format, Header};
 use crate::plan::STEP;
 use crate::read::is_remote;
+use crate::similar::similar;
 use crate::source::{self, Source};
 use crate::stored::{Arrangement, ByteOrder, Stored};
 use crate::{Dtype, Error, MetadataValue, Select, Shard};
@@ -352,6 +353,14 @@ impl Checkpoint {
         self.position(name).map(|at| &self.tensors.infos[at])
     }
 
+    /// The names of tensors that are like `name`, the most alike first: what to suggest to whoever mistyped one. Of names that differ in
+    /// numbers only, such as those of a model's blocks, the best is there. Empty if none is much alike.
+    #[must_use]
+    pub fn similar_names(&self, name: &str) -> Vec<&str> {
+        let names = self.tensors().iter().map(|info| info.name.as_str());
+        similar(name, names)
+    }
+
     /// The free-form metadata of the files' headers; where several files have a key, the first one's value.
     #[must_use]
     pub fn metadata(&self) -> &BTreeMap<String, MetadataValue> {
@@ -384,10 +393,8 @@ impl Checkpoint {
     /// be equal, or they would cut a block of elements that are packed together.
     pub fn select(&self, select: &Select) -> Result<Self, Error> {
         for name in select.required() {
-            self.position(name).ok_or_else(|| Error::UnknownTensor {
-                path: self.path().to_owned(),
-                tensor: name.to_owned(),
-            })?;
+            self.position(name)
+                .ok_or_else(|| Error::unknown_tensor(self, name))?;
         }
         let admitted = self.tensors().iter();
         let admitted = admitted.filter(|info| select.admits(&info.name));

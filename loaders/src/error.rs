@@ -1,5 +1,9 @@
 //! What can go wrong, with the file, the place and the remedy.
 
+mod remedy;
+#[cfg(test)]
+mod tests;
+
 use std::any::Any;
 use std::io;
 use std::ops::Range;
@@ -10,6 +14,9 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use ckload_pool::GetError;
 
+use crate::Checkpoint;
+use crate::similar::Names;
+
 /// Of several checkpoints, so many are named.
 const NAMED_FILES: usize = 8;
 
@@ -18,7 +25,7 @@ const NAMED_FILES: usize = 8;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused an operation on a file.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}{}", path.display(), remedy::of_io(source))]
     Io {
         /// What was tried: "open", "read the folder", …
         action: &'static str,
@@ -26,6 +33,15 @@ pub enum Error {
         path: PathBuf,
         /// The operating system's answer.
         source: io::Error,
+    },
+
+    /// Nothing is at the path, and it is neither a pattern nor a repository in the cache of Hugging Face.
+    #[error("cannot open {}: no such file or folder{}", path.display(), remedy::of_absent(nearest.as_deref()))]
+    NotFound {
+        /// The path as given.
+        path: PathBuf,
+        /// The path that is there and most like it, if one is like it.
+        nearest: Option<PathBuf>,
     },
 
     /// A folder holds no checkpoint, or the path is neither a file nor a folder.
@@ -66,9 +82,9 @@ pub enum Error {
 
     /// A path that does not exist is not the name of a repository in the cache of Hugging Face either.
     #[error(
-        "{repo} is neither a file, nor a folder, nor in the cache of Hugging Face ({}); `{}` fetches it, if it is a repository",
+        "{repo} is neither a file, nor a folder, nor in the cache of Hugging Face ({}); {}",
         cache.display(),
-        crate::source::download(repo, revision.as_deref())
+        remedy::of_not_cached(nearest.as_deref(), &crate::source::download(repo, revision.as_deref()))
     )]
     NotCached {
         /// What was taken for a repository: `org/name`.
@@ -77,6 +93,8 @@ pub enum Error {
         revision: Option<String>,
         /// The folder of the cache; empty if neither the environment nor the user has one.
         cache: PathBuf,
+        /// The path that is there and most like it, if one is like it.
+        nearest: Option<PathBuf>,
     },
 
     /// A repository in the cache of Hugging Face lacks the snapshot that is meant.
@@ -125,7 +143,7 @@ pub enum Error {
     },
 
     /// The file is of another format.
-    #[error("{} is not a checkpoint of a known format: it looks like {found}", path.display())]
+    #[error("{} is not a checkpoint of a known format: it looks like {found}; ckload reads safetensors, GGUF, PyTorch and NumPy", path.display())]
     OtherFormat {
         /// The file.
         path: PathBuf,
@@ -164,7 +182,7 @@ pub enum Error {
     },
 
     /// The file's header breaks a rule of its format.
-    #[error("{} is not a valid {format} file: {place}: {reason}", path.display())]
+    #[error("{} is not a valid {format} file: {place}: {reason}; fetch it again, or have it written anew", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -177,7 +195,7 @@ pub enum Error {
     },
 
     /// The file is well-formed, and has what cannot be loaded.
-    #[error("{} cannot be loaded: {place}: {reason}", path.display())]
+    #[error("{} cannot be loaded: {place}: {reason}; save it anew as safetensors", path.display())]
     Unsupported {
         /// The file.
         path: PathBuf,
@@ -251,10 +269,11 @@ pub enum Error {
 
     /// A tensor's bytes could not be read.
     #[error(
-        "cannot read bytes {}..{} of {} (tensor {tensor:?}): {source}",
+        "cannot read bytes {}..{} of {} (tensor {tensor:?}): {source}{}",
         range.start,
         range.end,
-        path.display()
+        path.display(),
+        remedy::of_io(source)
     )]
     Read {
         /// The file.
@@ -321,16 +340,20 @@ pub enum Error {
     },
 
     /// No tensor has the name.
-    #[error("{} has no tensor {tensor:?}", path.display())]
+    #[error("{} has no tensor {tensor:?}{}", path.display(), names.hint(tensor))]
     UnknownTensor {
         /// The checkpoint as it was opened.
         path: PathBuf,
         /// The name that was asked for.
         tensor: String,
+        /// The names that there are.
+        names: Names,
     },
 
     /// A tensor is named twice where each may be once.
-    #[error("the tensor {tensor:?} is named twice: it can have one place in the order")]
+    #[error(
+        "the tensor {tensor:?} is named twice: it can have one place in the order, name it once"
+    )]
     NamedTwice {
         /// The name.
         tensor: String,
@@ -346,7 +369,9 @@ pub enum Error {
     },
 
     /// A tensor was asked for as a type that its bytes are not.
-    #[error("the tensor {tensor:?} is {dtype}, which cannot be viewed as a slice of {requested}")]
+    #[error(
+        "the tensor {tensor:?} is {dtype}, which cannot be viewed as a slice of {requested}; ask for a slice of its own type, or for its bytes"
+    )]
     WrongDtype {
         /// The tensor's name.
         tensor: String,
@@ -382,7 +407,9 @@ pub enum Error {
     },
 
     /// A pattern is not a valid glob.
-    #[error("{pattern:?} is not a valid glob: {source}")]
+    #[error(
+        "{pattern:?} is not a valid glob: {source}; `*` stands for any characters, `[[]` for a bracket"
+    )]
     Pattern {
         /// The pattern as given.
         pattern: String,
@@ -427,7 +454,7 @@ pub enum Error {
     },
 
     /// The loader's threads could not be started.
-    #[error("cannot start the loader's threads: {source}")]
+    #[error("cannot start the loader's threads: {source}; use fewer, or allow more (`ulimit -u`)")]
     Threads {
         /// The cause.
         source: rayon::ThreadPoolBuildError,
@@ -438,7 +465,7 @@ pub enum Error {
     Cancelled,
 
     /// Code that the load called panicked, the observer's perhaps; the load has ended.
-    #[error("a panic ended the load: {message}")]
+    #[error("a panic ended the load: {message}; this is a bug, of ckload or of the observer")]
     WorkerPanicked {
         /// The panic's message.
         message: String,
@@ -450,7 +477,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Io { .. } => "io",
+            Self::Io { .. } | Self::NotFound { .. } => "io",
             Self::NoCheckpoint { .. } => "no_checkpoint",
             Self::Ambiguous { .. } => "ambiguous",
             Self::BrokenLink { .. } => "broken_link",
@@ -495,6 +522,7 @@ impl Error {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Io { path, .. }
+            | Self::NotFound { path, .. }
             | Self::NoCheckpoint { path, .. }
             | Self::Ambiguous { path, .. }
             | Self::BrokenLink { path, .. }
@@ -527,6 +555,15 @@ impl Error {
             action,
             path,
             source,
+        }
+    }
+
+    /// The error of a name that no tensor of `checkpoint` has.
+    pub(crate) fn unknown_tensor(checkpoint: &Checkpoint, name: &str) -> Self {
+        Self::UnknownTensor {
+            path: checkpoint.path().to_owned(),
+            tensor: name.to_owned(),
+            names: Names::of(checkpoint),
         }
     }
 

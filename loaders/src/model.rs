@@ -29,10 +29,7 @@ impl Model {
     pub fn tensor(&self, name: &str) -> Result<&Tensor, Error> {
         match self.checkpoint.position(name) {
             Some(at) => Ok(&self.tensors[at]),
-            None => Err(Error::UnknownTensor {
-                path: self.checkpoint.path().to_owned(),
-                tensor: name.to_owned(),
-            }),
+            None => Err(Error::unknown_tensor(&self.checkpoint, name)),
         }
     }
 

@@ -94,6 +94,12 @@ fn tensors_come_in_the_order_of_their_names() {
         let loader = Loader::new();
         let unknown = failure(loader.stream_in_order_of(&checkpoint, ["t00", "none"]));
         assert!(matches!(unknown, Error::UnknownTensor { tensor, .. } if tensor == "none"));
+        let slip = failure(loader.stream_in_order_of(&checkpoint, ["t00", "t000"]));
+        let says = slip.to_string();
+        assert!(
+            says.ends_with("has no tensor \"t000\"; did you mean \"t00\"?"),
+            "{says}"
+        );
         let twice = failure(loader.stream_in_order_of(&checkpoint, ["t00", "t00"]));
         assert!(matches!(twice, Error::NamedTwice { tensor } if tensor == "t00"));
     });

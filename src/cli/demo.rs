@@ -6,14 +6,15 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Instant;
 
+use anstyle::Style;
 use ckload::{Checkpoint, Loader, Report, usage};
 use safetensors::SafeTensors;
 
 use super::options::{DemoOptions, OutputOptions, Pin};
 use super::progress::Progress;
 use super::report::{
-    LoadReport, ModelReport, ModelSummary, PoolSummary, RUN_COLUMNS, Table, run_cells, write_gain,
-    write_memory,
+    LoadReport, ModelReport, ModelSummary, PoolSummary, RUN_COLUMNS, Table, run_cells, write_pool,
+    write_process, write_saved, write_text,
 };
 use super::runner::{Runner, Setup, Way};
 use super::savings::{self, Savings, median};
@@ -51,7 +52,7 @@ pub(crate) fn run(options: &DemoOptions, output: &OutputOptions) -> Result<(), E
         write_results(&mut output.stdout(), &measured, &savings)?;
     }
     if output.json {
-        output.write_json(&measured.into_report(model, savings))?;
+        output.write_json(&measured.into_report(&checkpoint, savings))?;
     }
     Ok(())
 }
@@ -158,13 +159,12 @@ impl Measurements {
         savings::measured([(&self.without_pool[..], &self.runs()[..])])
     }
 
-    fn into_report(self, model: ModelSummary, savings: Savings) -> LoadReport {
+    fn into_report(self, checkpoint: &Checkpoint, savings: Savings) -> LoadReport {
         LoadReport {
             models: vec![ModelReport {
-                model,
                 runs: self.runs(),
                 baseline_runs: self.without_pool,
-                digests: Vec::new(),
+                ..ModelReport::new(checkpoint)
             }],
             verified: false,
             mismatches: Vec::new(),
@@ -213,28 +213,30 @@ fn write_introduction(
 ) -> io::Result<()> {
     let title = style::TITLE;
     writeln!(out, "{title}{}{title:#}", style::escape(&model.path))?;
-    writeln!(
-        out,
-        "{}: {} shaped like GPT-2's, {}",
-        if written {
-            "written now, kept for the next time"
-        } else {
-            "kept from an earlier demo"
-        },
-        units::counted(model.tensors as u64, "tensor"),
-        units::bytes(model.bytes),
-    )?;
-    writeln!(
-        out,
-        "{} each, in turn, after one that warms up; medians\n\
-         file in the page cache, fresh memory in use until just before",
-        units::counted(options.rounds.get() as u64, "load"),
-    )?;
-    writeln!(
-        out,
-        "{}; allocation is summed over the threads that allocate at the same time\n",
-        units::counted(options.reading.threads_or_cores() as u64, "thread"),
-    )
+    let origin = if written {
+        "written now, kept for the next time"
+    } else {
+        "kept from an earlier demo"
+    };
+    for line in [
+        format!(
+            "{origin}: {} shaped like GPT-2's, {}",
+            units::counted(model.tensors as u64, "tensor"),
+            units::bytes(model.bytes),
+        ),
+        format!(
+            "{} each, in turn, after one that warms up; medians",
+            units::counted(options.rounds.get() as u64, "load"),
+        ),
+        "file in the page cache, fresh memory in use until just before".to_owned(),
+        format!(
+            "{}; allocation is summed over the threads that allocate at the same time",
+            units::counted(options.reading.threads_or_cores() as u64, "thread"),
+        ),
+    ] {
+        write_text(out, Style::new(), &line)?;
+    }
+    writeln!(out)
 }
 
 fn write_results(
@@ -242,14 +244,16 @@ fn write_results(
     measured: &Measurements,
     savings: &Savings,
 ) -> io::Result<()> {
-    measured.table().write(out)?;
+    let mut table = measured.table();
+    table.drop_to_fit(style::columns());
+    table.write(out)?;
     writeln!(out)?;
-    write_memory(out, &measured.pool, usage::peak_rss_bytes())?;
-    write_gain(out, savings, "")?;
-    writeln!(
-        out,
-        "(measured: medians of {} loads without the pool, and {} with it)",
-        measured.without_pool.len(),
+    write_pool(out, &measured.pool, Pin::Auto)?;
+    write_process(out, usage::peak_rss_bytes())?;
+    let source = format!(
+        "measured: medians of {} without the pool, and {} with it",
+        units::counted(measured.without_pool.len() as u64, "load"),
         measured.runs().len(),
-    )
+    );
+    write_saved(out, savings, "", &source)
 }

@@ -209,7 +209,8 @@ fn write_plan(
         let left = all.saturating_sub(rows);
         if left > 0 {
             let left = units::count(left as u64);
-            writeln!(out, "… and {left} more; -v shows all")?;
+            let ellipsis = style::glyphs().ellipsis;
+            writeln!(out, "{ellipsis} and {left} more; -v shows all")?;
         }
     }
     Ok(())

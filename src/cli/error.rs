@@ -22,8 +22,12 @@ pub(crate) enum Error {
     Load(#[from] ckload::Error),
     #[error(transparent)]
     Write(#[from] synth::Error),
-    #[error("no tensor of {} matches --include and --exclude; `ckload inspect` lists their names", .path.display())]
-    NothingSelected { path: PathBuf },
+    #[error("no tensor of {} is left to load: {}", .path.display(), none_left(.unmatched))]
+    NothingSelected {
+        path: PathBuf,
+        /// What is to be said of each glob that matches no tensor.
+        unmatched: Vec<String>,
+    },
     #[error(
         "{} of the pool's {} could not be locked in memory ({reason}); \
          raise RLIMIT_MEMLOCK (`ulimit -l`), or use --pin auto",
@@ -40,8 +44,10 @@ pub(crate) enum Error {
     CreateFolder { path: PathBuf, source: io::Error },
     #[error("cannot read {}: {source}", .path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("cannot write {}: {source}", .path.display())]
+    #[error("cannot write {}: {source}; name a file in a folder that is there and that you may write to", .path.display())]
     WriteFile { path: PathBuf, source: io::Error },
+    #[error("nothing of {} could be measured: {reasons}", .path.display())]
+    NothingMeasured { path: PathBuf, reasons: String },
     /// The result has been printed, and is not what it should be.
     #[error("{} named above", units::counted(.0.len() as u64, "mismatch"))]
     Mismatched(Vec<Mismatch>),
@@ -75,6 +81,7 @@ impl Error {
             Self::NothingSelected { .. } => "nothing_selected",
             Self::NotPinned { .. } => "not_pinned",
             Self::NoCacheFolder => "no_cache_folder",
+            Self::NothingMeasured { .. } => "nothing_measured",
             Self::Mismatched(_) => "mismatched",
             Self::NoTensorDigests { .. } => "no_tensor_digests",
             Self::CreateFolder { .. }
@@ -89,8 +96,9 @@ impl Error {
         match self {
             Self::Load(error) => error.path(),
             Self::Write(error) => Some(error.path()),
-            Self::NothingSelected { path }
+            Self::NothingSelected { path, .. }
             | Self::CreateFolder { path, .. }
+            | Self::NothingMeasured { path, .. }
             | Self::NoTensorDigests { path }
             | Self::Read { path, .. }
             | Self::WriteFile { path, .. } => Some(path),
@@ -139,6 +147,15 @@ impl Error {
             })?;
         }
         Ok(())
+    }
+}
+
+/// Why a selection is empty.
+fn none_left(unmatched: &[String]) -> String {
+    if unmatched.is_empty() {
+        "what --include matches is left out by --exclude; `ckload inspect` lists their names".into()
+    } else {
+        unmatched.join("; ")
     }
 }
 

@@ -1,18 +1,23 @@
 //! `ckload MODEL...`: loads, measures, reports.
 
 use std::collections::HashMap;
+use std::io::{self, Write};
 use std::path::Path;
 
-use ckload::{ByteSize, Checkpoint, Loader, Manifest, ReadPolicy, TensorDigest};
+use ckload::{ByteSize, Checkpoint, Loader, Manifest, TensorDigest};
 
 use super::Error;
 use super::open::open;
 use super::options::{LoadOptions, OutputOptions, Sides};
 use super::progress::Progress;
-use super::report::{LoadReport, ModelReport, ModelSummary};
+use super::report::{Limit, LoadReport, ModelReport};
 use super::runner::{Runner, Setup, Way};
 use super::timeline::Recording;
-use super::{report, savings};
+use super::unmatched::unmatched;
+use super::{limit, report, savings};
+
+/// What smaller models take is not reading, and too little to be measured against it.
+const LEAST_LIMITED_BYTES: u64 = 16 << 20;
 
 /// Loads each model as often as asked, one model after the other, and prints the report.
 pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), Error> {
@@ -44,7 +49,7 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
     let mut models = Vec::new();
     let mut mismatches = Vec::new();
     for checkpoint in &checkpoints {
-        let mut model = ModelReport::new(ModelSummary::of(checkpoint));
+        let mut model = ModelReport::new(checkpoint);
         progress.name(model.model.file_name());
         for _ in 0..options.rounds.get() {
             if let Some(baseline) = &mut baseline {
@@ -78,32 +83,65 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
                 .map(|model| (&model.baseline_runs[..], &model.runs[..])),
         ),
         Sides::WithPool | Sides::WithoutPool => {
-            savings::estimated(models.iter().map(|model| &model.runs[..]))
+            let runs = models.iter().map(|model| &model.runs[..]);
+            savings::estimated(runs.clone(), savings::fresh_price(runs.flatten()))
         }
     };
+    let peak_rss_bytes = ckload::usage::peak_rss_bytes();
+    let pool = runner.pool_summary();
+    // The memory of the loads makes room for that of the limits.
+    drop((runner, baseline));
+    if !output.quiet {
+        for (model, checkpoint) in models.iter_mut().zip(&checkpoints) {
+            model.limit = limit_of(model, checkpoint, options);
+        }
+    }
     let report = LoadReport {
         models,
         verified: options.verify,
         mismatches,
         savings,
-        pool: runner.pool_summary(),
-        peak_rss_bytes: ckload::usage::peak_rss_bytes(),
+        pool,
+        peak_rss_bytes,
     };
     if output.json {
         output.write_json(&report)?;
     } else if !output.quiet {
-        let loader = options.reading.loader();
-        let policies: Vec<ReadPolicy> = checkpoints
-            .iter()
-            .map(|checkpoint| loader.policy(checkpoint))
-            .collect();
-        report::write_load(&mut output.stdout(), options, setup.way, &policies, &report)?;
+        let out = &mut io::BufWriter::new(output.stdout());
+        report::write_load(out, options, setup.way, &checkpoints, &report)?;
+        out.flush()?;
     }
     if report.mismatches.is_empty() {
         Ok(())
     } else {
         Err(Error::Mismatched(report.mismatches))
     }
+}
+
+/// What plain reads of the files reach in the state that the loads found; `None` where that says nothing about them.
+fn limit_of(model: &ModelReport, checkpoint: &Checkpoint, options: &LoadOptions) -> Option<Limit> {
+    let first = &model.runs.first()?.io;
+    // What was read once from the disk is in the page cache now.
+    let was_cold = model
+        .cached_bytes
+        .is_some_and(|cached| cached < model.file_bytes / 2);
+    let direct = first.direct_bytes > first.buffered_bytes || was_cold && model.runs.len() == 1;
+    let is_comparable = first.mmap_bytes == 0
+        && checkpoint.bytes() >= LEAST_LIMITED_BYTES
+        && (direct || !options.reading.drop_cache);
+    if !is_comparable {
+        return None;
+    }
+    let into = if options.resident {
+        limit::Into::Memory
+    } else {
+        limit::Into::Cache
+    };
+    let bytes_per_second = limit::quick(checkpoint, into, direct)?;
+    Some(Limit {
+        bytes_per_second,
+        direct,
+    })
 }
 
 /// Reads the digests that tensors are to have.
@@ -133,18 +171,27 @@ pub(crate) fn open_all(
     options: &LoadOptions,
     output: &OutputOptions,
 ) -> Result<Vec<Checkpoint>, Error> {
-    options
-        .models
+    let models = options.models.iter();
+    let whole = models
+        .map(|path| open(path, output))
+        .collect::<Result<Vec<_>, _>>()?;
+    let unmatched = unmatched(&options.patterns, &whole)?;
+    let checkpoints = whole
         .iter()
-        .map(|path| {
-            let whole = open(path, output)?;
-            let checkpoint = whole.select(&options.select)?;
-            if checkpoint.tensors().is_empty() && !whole.tensors().is_empty() {
-                return Err(Error::NothingSelected { path: path.clone() });
-            }
-            Ok(checkpoint)
-        })
-        .collect()
+        .map(|whole| whole.select(&options.select))
+        .collect::<Result<Vec<_>, _>>()?;
+    for (whole, checkpoint) in whole.iter().zip(&checkpoints) {
+        if checkpoint.tensors().is_empty() && !whole.tensors().is_empty() {
+            return Err(Error::NothingSelected {
+                path: whole.path().to_owned(),
+                unmatched,
+            });
+        }
+    }
+    for warning in unmatched {
+        output.warn(&warning)?;
+    }
+    Ok(checkpoints)
 }
 
 /// Resident, or streamed within the budget asked for, or within what the most demanding model needs.

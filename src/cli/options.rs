@@ -1,10 +1,13 @@
 //! What a command line means, free of how it is spelled.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ckload::synth::{Blueprint, Gpt2, IfExists, gpt2};
 use ckload::{ByteSize, Io, Loader, Select};
+use clap_complete::Shell;
+
+use super::bench::{State, Way};
 
 /// A command line, understood.
 #[derive(Debug)]
@@ -17,10 +20,18 @@ pub(crate) struct Invocation {
 #[derive(Debug)]
 pub(crate) enum Action {
     Load(Box<LoadOptions>),
+    Bench(Box<BenchOptions>),
     Demo(DemoOptions),
-    Inspect { model: PathBuf },
+    Inspect {
+        model: PathBuf,
+    },
     Synth(SynthOptions),
     Verify(VerifyOptions),
+    Completions(Shell),
+    Man {
+        /// Where the pages go; the main one is printed if none.
+        folder: Option<PathBuf>,
+    },
 }
 
 /// How results are shown.
@@ -36,6 +47,8 @@ pub(crate) struct OutputOptions {
 pub(crate) struct LoadOptions {
     pub(crate) models: Vec<PathBuf>,
     pub(crate) select: Select,
+    /// The globs that `select` was made of.
+    pub(crate) patterns: Vec<NamePattern>,
     /// Keep everything in memory instead of streaming it.
     pub(crate) resident: bool,
     pub(crate) rounds: NonZeroUsize,
@@ -68,6 +81,14 @@ pub(crate) enum TimelineFormat {
     Html,
     /// A trace.
     Json,
+}
+
+/// A glob over tensors' names.
+#[derive(Debug)]
+pub(crate) struct NamePattern {
+    /// The option that it was given to.
+    pub(crate) option: &'static str,
+    pub(crate) glob: String,
 }
 
 /// How files are read.
@@ -131,6 +152,38 @@ pub(crate) struct VerifyOptions {
     /// Of the pieces in memory.
     pub(crate) budget: Option<ByteSize>,
     pub(crate) verbose: bool,
+}
+
+/// What is measured beside what, and where the result goes.
+#[derive(Debug)]
+pub(crate) struct BenchOptions {
+    pub(crate) model: PathBuf,
+    /// Measured rounds in each state; as many as suit the checkpoint's size if none.
+    pub(crate) runs: Option<NonZeroUsize>,
+    /// Rounds before them.
+    pub(crate) warmup: usize,
+    pub(crate) states: Vec<State>,
+    /// All if empty.
+    pub(crate) ways: Vec<Way>,
+    pub(crate) threads: Option<NonZeroUsize>,
+    pub(crate) exports: Exports,
+}
+
+/// Files that a result goes to.
+#[derive(Debug, Default)]
+pub(crate) struct Exports {
+    pub(crate) json: Option<PathBuf>,
+    pub(crate) markdown: Option<PathBuf>,
+    pub(crate) csv: Option<PathBuf>,
+    pub(crate) html: Option<PathBuf>,
+}
+
+impl Exports {
+    /// All of them.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        let files = [&self.json, &self.markdown, &self.csv, &self.html];
+        files.into_iter().flatten().map(PathBuf::as_path)
+    }
 }
 
 /// How the demonstration runs.

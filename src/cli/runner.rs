@@ -149,7 +149,8 @@ fn keeps_nothing() -> BufferPool {
         .build()
 }
 
-fn pins(pin: Pin) -> bool {
+/// Whether a pool locks its memory.
+pub(crate) fn pins(pin: Pin) -> bool {
     match pin {
         Pin::Auto => has_huge_pages(),
         Pin::Always => true,

@@ -57,16 +57,19 @@ pub(crate) fn measured<'a>(
     }
 }
 
-/// An estimate from runs with the pool alone; each item is one model's runs.
+/// An estimate from runs with the pool alone, and the price of fresh memory; each item is one model's runs.
 ///
 /// Allocation times are sums over threads that may have worked at the same time, so the time saved is at least the sum over the
-/// number of threads: the estimate is a lower bound. It is zero if no memory was fresh, for want of a price.
-pub(crate) fn estimated<'a>(models: impl IntoIterator<Item = &'a [Report]>) -> Savings {
+/// number of threads: the estimate is a lower bound. It is zero without a price.
+pub(crate) fn estimated<'a>(
+    models: impl IntoIterator<Item = &'a [Report]>,
+    price: Option<f64>,
+) -> Savings {
     let (mut saved, mut with) = (0.0, 0.0);
     for runs in models {
         let reused_bytes: u64 = runs.iter().map(|run| run.allocation.reused_bytes).sum();
         let reuse_seconds: f64 = runs.iter().map(|run| run.allocation.reuse_seconds).sum();
-        if let Some(price) = fresh_price(runs) {
+        if let Some(price) = price.filter(|_| !runs.is_empty()) {
             let total = price * reused_bytes as f64 - reuse_seconds;
             let threads = runs.iter().map(|run| run.io.threads).max().unwrap_or(0);
             saved += total / threads.max(1) as f64 / runs.len() as f64;
@@ -81,9 +84,12 @@ pub(crate) fn estimated<'a>(models: impl IntoIterator<Item = &'a [Report]>) -> S
 }
 
 /// Seconds that a byte of fresh memory cost; `None` if no memory was fresh.
-pub(crate) fn fresh_price(runs: &[Report]) -> Option<f64> {
-    let bytes: u64 = runs.iter().map(|run| run.allocation.fresh_bytes).sum();
-    let seconds: f64 = runs.iter().map(|run| run.allocation.fresh_seconds).sum();
+pub(crate) fn fresh_price<'a>(runs: impl IntoIterator<Item = &'a Report>) -> Option<f64> {
+    let (mut bytes, mut seconds) = (0, 0.0);
+    for run in runs {
+        bytes += run.allocation.fresh_bytes;
+        seconds += run.allocation.fresh_seconds;
+    }
     (bytes > 0).then(|| seconds / bytes as f64)
 }
 
@@ -161,10 +167,21 @@ mod tests {
             allocating(1.0, (0, 0.0), (200, 0.5)),
         ];
         // 200 bytes at 0.02 s less 0.5 s: 3.5 s in two runs.
-        let savings = estimated([&by_threads(1, &runs)[..]]);
+        let price = fresh_price(&runs);
+        let savings = estimated([&by_threads(1, &runs)[..]], price);
         assert_eq!((savings.seconds, savings.ratio), (1.75, 1.875));
         assert_eq!(savings.method, Method::Estimated);
-        assert_eq!(estimated([&by_threads(2, &runs)[..]]).seconds, 0.875);
+        let halved = estimated([&by_threads(2, &runs)[..]], price);
+        assert_eq!(halved.seconds, 0.875);
+    }
+
+    #[test]
+    fn a_later_model_saves_at_the_price_that_the_first_one_paid() {
+        let first = by_threads(1, &[allocating(3.0, (100, 2.0), (0, 0.0))]);
+        let second = by_threads(1, &[allocating(1.0, (0, 0.0), (100, 0.0))]);
+        let price = fresh_price(first.iter().chain(&second));
+        assert_eq!(estimated([&second[..]], price).seconds, 2.0);
+        assert_eq!(estimated([&first[..], &second[..]], price).ratio, 1.5);
     }
 
     #[test]
@@ -174,7 +191,7 @@ mod tests {
             vec![run(1.0)],
             vec![allocating(1.0, (0, 0.0), (10, 0.1))],
         ] {
-            let savings = estimated([&by_threads(4, &runs)[..]]);
+            let savings = estimated([&by_threads(4, &runs)[..]], fresh_price(&runs));
             assert_eq!((savings.seconds, savings.ratio), (0.0, 1.0));
         }
     }

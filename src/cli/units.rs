@@ -2,6 +2,8 @@
 
 use ckload::ByteSize;
 
+use super::style;
+
 /// `522.7 MiB`
 pub(crate) fn bytes(bytes: u64) -> String {
     ByteSize::b(bytes).display().iec().to_string()
@@ -14,7 +16,7 @@ pub(crate) fn rate(bytes_per_second: f64) -> String {
 
 /// `54.3 ms`, with the unit that leaves one to three digits before the point.
 pub(crate) fn seconds(seconds: f64) -> String {
-    const UNITS: [(f64, &str); 4] = [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")];
+    const UNITS: [(f64, &str); 4] = [(1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n")];
     let magnitude = seconds.abs();
     if magnitude == 0.0 {
         return "0 s".into();
@@ -24,11 +26,16 @@ pub(crate) fn seconds(seconds: f64) -> String {
         .into_iter()
         .find(|(size, _)| magnitude >= size * 0.9995)
         .unwrap_or(UNITS[3]);
+    let unit = if unit == "u" {
+        style::glyphs().micro
+    } else {
+        unit
+    };
     let value = seconds / size;
     match value.abs() {
-        ..9.995 => format!("{value:.2} {unit}"),
-        ..99.95 => format!("{value:.1} {unit}"),
-        _ => format!("{value:.0} {unit}"),
+        ..9.995 => format!("{value:.2} {unit}s"),
+        ..99.95 => format!("{value:.1} {unit}s"),
+        _ => format!("{value:.0} {unit}s"),
     }
 }
 
@@ -49,6 +56,11 @@ pub(crate) fn count(number: u64) -> String {
 pub(crate) fn counted(number: u64, noun: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{} {noun}{plural}", count(number))
+}
+
+/// `82 %`, of a part of 1.
+pub(crate) fn percent(part: f64) -> String {
+    format!("{:.0} %", part * 100.0)
 }
 
 /// `4.86`, of times as fast.

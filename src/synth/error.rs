@@ -8,19 +8,19 @@ use bytesize::ByteSize;
 #[non_exhaustive]
 pub enum Error {
     /// The file is there already and was not to be replaced.
-    #[error("{} exists already; choose another name, or replace it on purpose", .path.display())]
+    #[error("{} exists already; choose another name, or replace it on purpose (--force)", .path.display())]
     Exists {
         /// The file.
         path: PathBuf,
     },
     /// What is to be replaced is a folder, a device or the like.
-    #[error("{} is not a regular file and will not be replaced", .path.display())]
+    #[error("{} is not a regular file and will not be replaced; choose another name", .path.display())]
     NotAFile {
         /// The folder, device or the like.
         path: PathBuf,
     },
     /// What is to be replaced is not a folder.
-    #[error("{} is not a folder and will not be replaced by one", .path.display())]
+    #[error("{} is not a folder and will not be replaced by one; choose another name", .path.display())]
     NotAFolder {
         /// The file, device or the like.
         path: PathBuf,
@@ -39,7 +39,7 @@ pub enum Error {
         available: u64,
     },
     /// The operating system refused to write.
-    #[error("cannot write {}: {source}", .path.display())]
+    #[error("cannot write {}: {source}{}", .path.display(), remedy(.source))]
     Io {
         /// The file that was to be written.
         path: PathBuf,
@@ -77,5 +77,17 @@ impl Error {
             | Self::Io { path, .. }
             | Self::Stopped { path } => path,
         }
+    }
+}
+
+/// What is to be done about the operating system's refusal to write.
+fn remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => "; make its folder first (`mkdir -p`)",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "; choose a folder that this user may write to"
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free some space",
+        _ => "",
     }
 }

@@ -28,7 +28,9 @@ fn compares_the_ways_of_loading() {
         "pool: recycled",
         "pool: streamed",
         "faults",
-        "ooling saved",
+        "\nPool      ",
+        "\nProcess   ",
+        "\nSaved     ",
     ] {
         assert!(text.contains(part), "{part:?} is missing:\n{text}");
     }

@@ -81,6 +81,25 @@ fn a_comparison_has_both_sides() {
     assert!(difference.abs() < 1e-12, "{difference}");
 }
 
+#[test]
+fn what_the_machine_can_do_is_beside_the_model() {
+    let model = Model::of_large_tensors(12);
+    let load = |options: &[&str]| json_of(ckload().arg(model.path()).arg("--json").args(options));
+    let report = load(&[]);
+    assert_keys(
+        &report["models"][0],
+        "path format files tensors bytes limit",
+    );
+    let limit = &report["models"][0]["limit"];
+    assert_keys(limit, "bytes_per_second direct");
+    assert!(limit["bytes_per_second"].as_f64().unwrap() > 0.0);
+    assert!(limit["direct"].is_boolean());
+    for options in [&["-q"][..], &["--io", "mmap"]] {
+        let models = &load(options)["models"];
+        assert_keys(&models[0], "path format files tensors bytes");
+    }
+}
+
 fn median_difference(report: &Value) -> f64 {
     let median = |side: &str| {
         let mut seconds: Vec<f64> = report[side]

@@ -16,25 +16,44 @@ fn a_report_names_model_size_and_cost() {
         &*model.path().to_string_lossy(),
         "safetensors, 1 file, 8 tensors, 16.0 MiB",
         "2 times; medians",
-        "without (estimated)",
-        "with the pool",
-        "allocation",
-        "buffers, fresh",
-        "page faults",
-        "pool memory, peak",
-        "Pinned: ",
-        "Peak memory of the process: ",
-        "estimated; run with --compare to measure",
+        "\nSpeed     ",
+        "B/s (",
+        "reads of it reach here (",
+        "\nopen      ",
+        "\nallocate  ",
+        "\nread      ",
+        "\nother     ",
+        "of the run of median time",
+        "\nMemory    ",
+        " page fault",
+        "\nPool      ",
+        "\nProcess   ",
+        " at its peak",
+        "\nSaved     about ",
+        "--compare measures",
     ] {
         assert!(text.contains(part), "{part:?} is missing:\n{text}");
     }
-    let widest = text
-        .lines()
-        .skip(1)
-        .map(|line| line.chars().count())
-        .max()
-        .unwrap();
-    assert!(widest <= 80, "{widest} columns:\n{text}");
+}
+
+#[test]
+fn reports_are_no_wider_than_a_page_and_end_where_they_end() {
+    let (model, other) = (Model::of_large_tensors(8), Model::tiny());
+    let path = other.path();
+    let path = path.to_str().unwrap();
+    for options in [
+        &["-v"][..],
+        &["-v", "--resident", "--compare", "--repeat", "2"],
+        &["--no-pool", "--verify"],
+        &["--resident", path],
+    ] {
+        let text = stdout_of(ckload().arg(model.path()).args(options));
+        let widest = |line: &&str| line.chars().count() > 80 && !line.contains(".safetensors");
+        assert_eq!(text.lines().find(widest), None, "{options:?}:\n{text}");
+        let trailing = text.lines().find(|line| line.ends_with(' '));
+        assert_eq!(trailing, None, "{options:?}:\n{text}");
+        assert!(!text.contains("\n\n\n"), "{options:?}:\n{text}");
+    }
 }
 
 #[test]
@@ -46,12 +65,59 @@ fn a_comparison_says_that_it_measured_and_how_often() {
                 .arg(model.path())
                 .args(["--compare", "--repeat", "3", "--resident"]),
         );
+    for part in [
+        "loaded into memory, 3 interleaved rounds; medians",
+        "without the pool  with the pool\n",
+        "\nallocation ",
+        "\nfresh ",
+        "\nrecycled ",
+        "\nSaved     ",
+        "measured: medians of 3 rounds",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing:\n{text}");
+    }
+}
+
+#[test]
+fn a_later_model_shows_what_it_found_in_the_pool() {
+    let (first, second) = (Model::of_large_tensors(8), Model::of_large_tensors(8));
+    let load = |options: &[&str]| {
+        let mut command = ckload();
+        command.args([first.path(), second.path()]).args(options);
+        stdout_of(&mut command)
+    };
+    let text = load(&["--resident"]);
+    assert!(text.contains(" fresh, none recycled; "), "{text}");
+    assert!(text.contains(" recycled, none fresh; "), "{text}");
+    let table: Vec<&str> = text
+        .lines()
+        .skip_while(|line| !line.starts_with("model "))
+        .take(3)
+        .collect();
+    assert!(table[1].contains(" 0 %"), "{text}");
+    assert!(table[2].contains(" 100 %"), "{text}");
+    assert!(text.contains("a load of all models"), "{text}");
+
+    let text = load(&["--no-pool"]);
+    assert!(text.contains("\nmodel "), "{text}");
+    assert!(!text.contains("\nSaved "), "{text}");
+}
+
+#[test]
+fn a_single_load_is_told_what_to_try_next() {
+    let model = Model::of_large_tensors(4);
+    let text = stdout_of(
+        ckload()
+            .arg(model.path())
+            .args(["--resident", "--pin", "never"]),
+    );
     assert!(
-        text.contains("loaded into memory, 3 interleaved rounds; medians"),
+        text.contains("\nAdvice    a single load has nothing to recycle: --repeat 5"),
         "{text}"
     );
-    assert!(text.contains("without the pool"), "{text}");
-    assert!(text.contains("(measured: medians of 3 rounds)"), "{text}");
+    let again = ["--resident", "--pin", "never", "--repeat", "2"];
+    let text = stdout_of(ckload().arg(model.path()).args(again));
+    assert!(!text.contains("Advice"), "{text}");
 }
 
 #[test]
@@ -80,7 +146,7 @@ fn verbose_shows_settings_and_each_run() {
         text.contains("\n1, with the pool") && text.contains("\n2, with the pool"),
         "{text}"
     );
-    assert!(text.contains("Pinned: nothing, not asked for."), "{text}");
+    assert!(text.contains("not pinned, as asked"), "{text}");
 }
 
 #[test]

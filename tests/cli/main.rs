@@ -1,5 +1,6 @@
 //! The command as its users meet it: options, exit statuses, what is printed where.
 
+mod bench;
 mod browser;
 mod demo;
 mod errors;
@@ -8,12 +9,14 @@ mod inspect;
 mod json;
 mod load;
 mod log;
+mod manual;
 mod pinning;
 mod signals;
 mod sources;
 mod streams;
 mod support;
 mod synth;
+mod terminal;
 mod timeline;
 mod usage;
 mod verify;

@@ -56,7 +56,11 @@ fn auto_loads_all_the_same() {
             .args(["--resident", "--pin", "auto"]),
     );
     assert!(text.contains("2 tensors"), "{text}");
-    assert!(text.contains("Pinned: "), "{text}");
+    // Where there are no huge pages it is not even tried.
+    let refused =
+        text.contains("refused (") && text.contains("\nAdvice    to pin all memory, raise");
+    let is_not_tried = text.contains("small pages, not pinned: ");
+    assert!(refused || is_not_tried, "{text}");
 }
 
 #[test]
@@ -70,5 +74,5 @@ fn never_does_not_try() {
             .arg(model.path())
             .args(["--resident", "--pin", "never"]),
     );
-    assert!(text.contains("Pinned: nothing, not asked for."), "{text}");
+    assert!(text.contains("not pinned, as asked"), "{text}");
 }

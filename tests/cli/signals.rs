@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Model, program};
+use crate::support::{Model, program, write_hole};
 
 /// Against a hang; nothing here takes a hundredth of it.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -77,16 +77,30 @@ fn a_load_ends_with_status_130() {
 }
 
 #[test]
+fn a_benchmark_ends_with_status_130_and_leaves_nothing() {
+    let model = Model::tiny();
+    let folder = tempfile::tempdir().unwrap();
+    let export = folder.path().join("a.json");
+    let runs = [
+        "bench",
+        "--runs",
+        "100000000",
+        "--cache",
+        "warm",
+        "--export-json",
+    ];
+    let arguments = [&runs[..], &[export.to_str().unwrap()]].concat();
+    let child = start(&arguments, &model.path());
+    wait_until("interrupts are handled", || handles_interrupts(&child));
+    interrupt(child);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn a_verification_ends_with_status_130() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
-    // A hole of 256 GiB, which takes minutes to hash and no room.
-    let len = 256u64 << 30;
-    let header = format!(r#"{{"hole":{{"dtype":"U8","shape":[{len}],"data_offsets":[0,{len}]}}}}"#);
-    let start_bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
-    fs::write(&path, &start_bytes).unwrap();
-    let file = fs::File::options().write(true).open(&path).unwrap();
-    file.set_len(start_bytes.len() as u64 + len).unwrap();
+    write_hole(&path);
     let child = start(&["verify"], &path);
     wait_until("interrupts are handled", || handles_interrupts(&child));
     interrupt(child);

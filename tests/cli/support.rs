@@ -51,13 +51,31 @@ impl Model {
     }
 }
 
-/// The command, free of what the environment says about colors and caches.
+/// Writes a model of one tensor that is a hole of 256 GiB: hashing it takes minutes, and it takes no room.
+pub(crate) fn write_hole(path: &Path) {
+    let len = 256u64 << 30;
+    let header = format!(r#"{{"hole":{{"dtype":"U8","shape":[{len}],"data_offsets":[0,{len}]}}}}"#);
+    let start = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+    std::fs::write(path, &start).unwrap();
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.set_len(start.len() as u64 + len).unwrap();
+}
+
+/// The command, free of what the environment says about colors, characters and caches.
 pub(crate) fn ckload() -> Command {
-    let mut command = Command::new(program());
+    Command::from_std(plain())
+}
+
+/// The same, for a test that starts it and goes on.
+pub(crate) fn plain() -> std::process::Command {
+    let mut command = std::process::Command::new(program());
     for variable in [
         "NO_COLOR",
         "CLICOLOR",
         "CLICOLOR_FORCE",
+        "LC_ALL",
+        "LC_CTYPE",
+        "LANG",
         "HF_HUB_CACHE",
         "HUGGINGFACE_HUB_CACHE",
         "HF_HOME",
@@ -70,6 +88,20 @@ pub(crate) fn ckload() -> Command {
 
 pub(crate) fn program() -> &'static str {
     env!("CARGO_BIN_EXE_ckload")
+}
+
+/// The names of the commands, but for `help`.
+pub(crate) fn commands() -> Vec<String> {
+    let help = stdout_of(ckload().arg("--help"));
+    let lines = help.lines().skip_while(|line| *line != "Commands:");
+    let names = lines
+        .skip(1)
+        .map_while(|line| line.strip_prefix("  ")?.split(' ').next())
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect::<Vec<_>>();
+    assert!(names.contains(&"inspect".to_owned()), "{names:?}");
+    names
 }
 
 /// What a run that must succeed prints.

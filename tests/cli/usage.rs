@@ -1,6 +1,6 @@
 //! Wrong usage has exit status 2 and nothing on standard output; help and version are results.
 
-use crate::support::{ckload, stdout_of};
+use crate::support::{ckload, commands, stdout_of};
 
 #[test]
 fn mistakes_have_status_2() {
@@ -34,10 +34,54 @@ fn mistakes_have_status_2() {
     }
 }
 
+/// Columns that help may take: what is left of a terminal of usual width is not to be empty, nor is a line to be broken.
+const HELP_COLUMNS: usize = 100;
+
+#[test]
+fn help_is_no_wider_than_a_terminal() {
+    for command in std::iter::once(None).chain(commands().into_iter().map(Some)) {
+        for flag in ["-h", "--help"] {
+            let help = stdout_of(ckload().args(&command).arg(flag));
+            for line in help.lines() {
+                assert!(line.chars().count() <= HELP_COLUMNS, "{command:?}: {line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn short_help_is_a_line_for_each_option_and_leaves_out_what_is_rare() {
+    let short = stdout_of(ckload().arg("-h"));
+    let long = stdout_of(ckload().arg("--help"));
+    assert!(short.lines().count() < 50, "{short}");
+    for rare in ["--shard", "--read-size", "--drop-cache", "--pin", "--color"] {
+        assert!(!short.contains(rare), "{rare} is in short help");
+        assert!(long.contains(rare), "{rare} is missing in long help");
+    }
+}
+
+#[test]
+fn help_of_a_command_is_the_same_however_it_is_asked_for() {
+    for command in commands() {
+        let asked = stdout_of(ckload().args(["help", &command]));
+        assert_eq!(asked, stdout_of(ckload().args([&command, "--help"])));
+        assert!(asked.contains("Examples:\n  "), "{asked}");
+    }
+}
+
+#[test]
+fn help_is_colored_only_where_it_is_seen() {
+    let colored = stdout_of(ckload().arg("--help").env("CLICOLOR_FORCE", "1"));
+    assert!(colored.contains("\u{1b}["), "{colored}");
+    let plain = stdout_of(ckload().arg("--help"));
+    assert!(!plain.contains('\u{1b}'), "{plain}");
+}
+
 #[test]
 fn help_names_every_command_and_option() {
     let help = stdout_of(ckload().arg("--help"));
     for word in [
+        "bench",
         "demo",
         "inspect",
         "synth",
@@ -69,9 +113,12 @@ fn help_names_every_command_and_option() {
 
 #[test]
 fn the_version_is_the_package_s() {
-    assert_eq!(
-        stdout_of(ckload().arg("--version")),
-        format!("ckload {}\n", env!("CARGO_PKG_VERSION"))
+    let version = format!("ckload {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(stdout_of(ckload().arg("-V")), version);
+    let long = stdout_of(ckload().arg("--version"));
+    assert!(
+        long.starts_with(&version) && long.contains("build"),
+        "{long}"
     );
 }
 

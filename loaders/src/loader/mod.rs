@@ -346,8 +346,7 @@ impl Loader {
 }
 
 fn known<'a>(checkpoint: &'a Checkpoint, name: &str) -> Result<&'a TensorInfo, Error> {
-    checkpoint.tensor(name).ok_or_else(|| Error::UnknownTensor {
-        path: checkpoint.path().to_owned(),
-        tensor: name.to_owned(),
-    })
+    checkpoint
+        .tensor(name)
+        .ok_or_else(|| Error::unknown_tensor(checkpoint, name))
 }

@@ -37,7 +37,7 @@ use self::buffered::Buffered;
 use self::direct::Direct;
 pub(crate) use self::fill::{Slot, Watch, fill, fill_here};
 use self::inflate::Parked;
-use self::mmap::Mapped;
+pub use self::mmap::MappedFile;
 pub use self::policy::ReadPolicy;
 pub(crate) use self::policy::is_remote;
 use self::raw::RawFile;
@@ -385,7 +385,7 @@ impl OpenFile {
             }
             Io::Direct => Box::new(uncached()?),
             Io::Mmap => {
-                Box::new(Mapped::beware_of_truncation(&file).map_err(Error::io("map", path))?)
+                Box::new(MappedFile::beware_of_truncation(&file).map_err(Error::io("map", path))?)
             }
         };
         let reader = match absent {

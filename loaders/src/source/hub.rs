@@ -9,7 +9,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
-use super::{is_absent, open_regular};
+use super::{absent, is_absent, open_regular};
 use crate::Error;
 
 /// How a repository's folder begins; between its owner and its name stands [`SEPARATOR`], which neither may hold.
@@ -43,6 +43,7 @@ pub(super) fn find(word: &str) -> Result<Option<PathBuf>, Error> {
             repo: repo.to_owned(),
             revision: revision.map(str::to_owned),
             cache: cache.unwrap_or_default(),
+            nearest: absent::nearest(Path::new(word)),
         }),
         _ => Ok(None),
     }

@@ -3,6 +3,7 @@
 //! A path that exists is what it is: a file, an index, a folder, a repository in a Hugging Face cache. Of what does not exist, a word with
 //! a wildcard is a pattern, and `org/name` is looked up in the cache of Hugging Face. Nothing is ever fetched.
 
+mod absent;
 mod folder;
 mod hub;
 mod names;
@@ -54,9 +55,7 @@ pub(crate) fn find(path: &Path) -> Result<Source, Error> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => find_in_folder(path),
         Ok(_) => find_file(path),
-        Err(error) if is_absent(&error) && fs::symlink_metadata(path).is_err() => {
-            find_absent(path, error)
-        }
+        Err(error) if is_absent(&error) && fs::symlink_metadata(path).is_err() => find_absent(path),
         Err(error) => Err(cannot_open(path, error)),
     }
     .map_err(hub::or_unfinished)
@@ -99,14 +98,17 @@ fn all_parts(path: &Path, part: &Part) -> Result<Vec<PathBuf>, Error> {
         .collect()
 }
 
-/// What is meant by a word that is no path: opening that as one gave `error`.
-fn find_absent(path: &Path, error: io::Error) -> Result<Source, Error> {
+/// What is meant by a word that is no path.
+fn find_absent(path: &Path) -> Result<Source, Error> {
     if let Some(matches) = pattern::matches(path)? {
         return find_matches(path, matches);
     }
     match path.to_str().map(hub::find).transpose()?.flatten() {
         Some(snapshot) => folder::find(&snapshot),
-        None => Err(cannot_open(path, error)),
+        None => Err(Error::NotFound {
+            path: path.to_owned(),
+            nearest: absent::nearest(path),
+        }),
     }
 }
 

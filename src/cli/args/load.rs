@@ -5,89 +5,162 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use ckload::{ByteSize, Select, Shard};
-use clap::ValueEnum;
+use clap::{ValueEnum, ValueHint};
 
+use super::help::{Example, group};
 use super::reading::ReadArgs;
 use super::values::{parse_budget, parse_glob, parse_timeline};
-use crate::cli::options::{LoadOptions, Pin, Sides, TimelineFile};
+use crate::cli::options::{LoadOptions, NamePattern, Pin, Sides, TimelineFile};
 
 /// Rounds of a comparison, unless `--repeat` says otherwise: enough for a median.
 const COMPARED_ROUNDS: NonZeroUsize = NonZeroUsize::new(5).unwrap();
 
+pub(super) const EXAMPLES: &[Example] = &[
+    Example::new(
+        "ckload model.safetensors",
+        "stream all tensors through the pool",
+    ),
+    Example::new(
+        "ckload --resident --compare models/gpt2",
+        "all in memory; without the pool too",
+    ),
+    Example::new(
+        "ckload openai-community/gpt2",
+        "from the cache of Hugging Face",
+    ),
+    Example::new("ckload a.gguf b.gguf", "one by one through one pool"),
+    Example::new(
+        "ckload --budget 256MiB --json model.gguf",
+        "in 256 MiB; the report as JSON",
+    ),
+    Example::new(
+        "ckload --include 'h.*.attn.*' models/gpt2",
+        "only these tensors",
+    ),
+    Example::new(
+        "ckload --shard 0:3/8 models/llama",
+        "one of 8 ranks' part of each tensor",
+    ),
+    Example::new(
+        "ckload --timeline load.html model.gguf",
+        "a page: who did what when",
+    ),
+    Example::new(
+        "ckload --dry-run -v models/llama",
+        "what would be read, and to where",
+    ),
+];
+
 #[derive(clap::Args, Debug)]
 pub(super) struct LoadArgs {
-    /// Checkpoints: files, folders, indexes, quoted patterns, or org/name in the cache of Hugging Face
+    /// File, folder, index, quoted pattern, or org/name in the cache of Hugging Face
     ///
     /// A pattern, such as 'models/*.safetensors', is one checkpoint. The cache is looked for as huggingface_hub does (HF_HUB_CACHE,
     /// HF_HOME); org/name@revision means another revision than main. Nothing is downloaded.
-    #[arg(required = true)]
+    #[arg(required = true, value_hint = ValueHint::AnyPath)]
     model: Vec<PathBuf>,
 
-    /// Keep every tensor in memory until the model is loaded, instead of streaming them
-    #[arg(long)]
+    /// Load only tensors whose names match; may be repeated
+    #[arg(long, value_name = "GLOB", value_parser = parse_glob, help_heading = group::SELECTION)]
+    include: Vec<String>,
+
+    /// Leave out tensors whose names match; may be repeated
+    #[arg(long, value_name = "GLOB", value_parser = parse_glob, help_heading = group::SELECTION)]
+    exclude: Vec<String>,
+
+    /// Load only one rank's part of each tensor, such as 0:3/8; may be repeated
+    ///
+    /// 0:3/8 is, of 8 equal parts along dimension 0, the one of number 3. Without a glob it is meant for all tensors that have the
+    /// dimension and that no other --shard names; those of fewer dimensions stay whole. With one, such as '*.o_proj.weight=1:3/8', for
+    /// those whose names match; of several the first decides, and '*norm*=0:0/1' keeps tensors whole. A tensor that does not divide into
+    /// equal parts is an error.
+    #[arg(
+        long,
+        value_name = "[GLOB=]DIM:RANK/WORLD",
+        value_parser = parse_shard,
+        hide_short_help = true,
+        help_heading = group::SELECTION
+    )]
+    shard: Vec<ShardArg>,
+
+    /// Keep every tensor of a model in memory, instead of streaming them
+    #[arg(long, help_heading = group::MEMORY)]
     resident: bool,
 
-    /// Load each model N times, one model after the other [default: 1, or 5 with --compare]
-    #[arg(long, value_name = "N")]
-    repeat: Option<NonZeroUsize>,
-
-    /// Load without the pool as well, in turns with it, to measure what pooling saves
+    /// Memory that a stream may hold, such as 256MiB
     ///
-    /// With --resident this takes the memory of two models: what the pool keeps, and the load without it.
-    #[arg(long, conflicts_with = "no_pool")]
-    compare: bool,
+    /// Default: enough for the largest tensor and to read ahead.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        value_parser = parse_budget,
+        conflicts_with = "resident",
+        help_heading = group::MEMORY
+    )]
+    budget: Option<ByteSize>,
+
+    /// Lock the pool's memory in RAM: auto where it is cheap and allowed; always fails where it is refused
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        default_value_t,
+        hide_short_help = true,
+        help_heading = group::MEMORY
+    )]
+    pin: PinArg,
 
     /// Load only without the pool: fresh memory for each buffer of each load
-    #[arg(long, conflicts_with = "pin")]
+    #[arg(long, conflicts_with = "pin", hide_short_help = true, help_heading = group::MEMORY)]
     no_pool: bool,
 
     #[command(flatten)]
     reading: ReadArgs,
 
-    /// Memory that a stream may hold, such as 256MiB [default: enough for the largest tensor and to read ahead]
-    #[arg(long, value_name = "SIZE", value_parser = parse_budget, conflicts_with = "resident")]
-    budget: Option<ByteSize>,
+    /// Load each model N times [default: 1, or 5 with --compare]
+    #[arg(long, value_name = "N", help_heading = group::MEASURING)]
+    repeat: Option<NonZeroUsize>,
 
-    /// Lock the memory of the pool in RAM: auto where it is cheap and allowed, always fails where it is not allowed
-    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
-    pin: PinArg,
-
-    /// Load only tensors whose names match; may be given several times
-    #[arg(long, value_name = "GLOB", value_parser = parse_glob)]
-    include: Vec<String>,
-
-    /// Leave out tensors whose names match; may be given several times
-    #[arg(long, value_name = "GLOB", value_parser = parse_glob)]
-    exclude: Vec<String>,
-
-    /// Hash every tensor (SHA-256) on the thread that has just read it, and show what that costs
-    #[arg(long, conflicts_with = "dry_run")]
-    verify: bool,
-
-    /// Compare with the digests of tensors that `ckload verify --json` printed; exit status 1 if they differ
-    #[arg(long, value_name = "FILE", requires = "verify")]
-    against: Option<PathBuf>,
-
-    /// Load only one rank's part of each tensor, such as 0:3/8: of 8 equal parts along dimension 0 the one of number 3
+    /// Load without the pool as well, to measure what pooling saves
     ///
-    /// Without a glob it is meant for all tensors that have the dimension, and no other --shard names; those of fewer dimensions stay
-    /// whole. With one, such as '*.o_proj.weight=1:3/8', for those whose names match; of several the first decides, and '*norm*=0:0/1'
-    /// keeps tensors whole. A tensor that does not divide into equal parts is an error. May be given several times.
-    #[arg(long, value_name = "[GLOB=]DIM:RANK/WORLD", value_parser = parse_shard)]
-    shard: Vec<ShardArg>,
+    /// Both loads are done in turns. With --resident this takes the memory of two models: what the pool keeps, and the load without it.
+    #[arg(long, conflicts_with = "no_pool", help_heading = group::MEASURING)]
+    compare: bool,
 
-    /// Show what a load would read and where it would go, without loading
-    #[arg(long, conflicts_with_all = ["compare", "repeat"])]
+    /// Show what would be read and where it would go, without loading
+    #[arg(long, conflicts_with_all = ["compare", "repeat"], help_heading = group::MEASURING)]
     dry_run: bool,
 
-    /// Draw what each thread did when, as a page (FILE.html), or write it as a trace that Perfetto opens (FILE.json)
+    /// Draw what each thread did when, as a page (.html), or write it as a trace for Perfetto (.json)
     ///
     /// Of several loads of a model the last one with the pool is shown; of several models each has its own.
-    #[arg(long, value_name = "FILE", value_parser = parse_timeline, conflicts_with = "dry_run")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        value_parser = parse_timeline,
+        conflicts_with = "dry_run",
+        value_hint = ValueHint::FilePath,
+        help_heading = group::MEASURING
+    )]
     timeline: Option<TimelineFile>,
 
+    /// Hash every tensor (SHA-256) on the thread that has just read it, and show what that costs
+    #[arg(long, conflicts_with = "dry_run", hide_short_help = true, help_heading = group::CHECKING)]
+    verify: bool,
+
+    /// Compare with the digests that `ckload verify --json` printed; exit status 1 if they differ
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "verify",
+        hide_short_help = true,
+        value_hint = ValueHint::FilePath,
+        help_heading = group::CHECKING
+    )]
+    against: Option<PathBuf>,
+
     /// Show the settings and each run as well
-    #[arg(short, long, conflicts_with = "quiet")]
+    #[arg(short, long, conflicts_with = "quiet", help_heading = group::OUTPUT)]
     verbose: bool,
 }
 
@@ -107,6 +180,10 @@ enum PinArg {
 }
 
 impl LoadArgs {
+    pub(super) fn models(&self) -> &[PathBuf] {
+        &self.model
+    }
+
     pub(super) fn resolve(self) -> Result<LoadOptions, Box<dyn Error>> {
         if self.against.is_some() && self.model.len() > 1 {
             return Err("--against has the digests of one model; load one at a time".into());
@@ -114,28 +191,7 @@ impl LoadArgs {
         if self.against.is_some() && !self.shard.is_empty() {
             return Err("--against has the digests of whole tensors, --shard loads parts".into());
         }
-        let mut select = Select::all();
-        for glob in &self.include {
-            select = select.include(glob)?;
-        }
-        for glob in &self.exclude {
-            select = select.exclude(glob)?;
-        }
-        if self
-            .shard
-            .iter()
-            .filter(|arg| arg.pattern.is_none())
-            .count()
-            > 1
-        {
-            return Err("--shard is given twice without a glob: which is for what?".into());
-        }
-        for ShardArg { pattern, shard } in &self.shard {
-            select = match pattern {
-                Some(glob) => select.shard(glob, *shard)?,
-                None => select.shard_rest(*shard)?,
-            };
-        }
+        let select = self.select()?;
         let sides = match (self.compare, self.no_pool) {
             (true, _) => Sides::Compare,
             (false, true) => Sides::WithoutPool,
@@ -147,6 +203,7 @@ impl LoadArgs {
             NonZeroUsize::MIN
         };
         Ok(LoadOptions {
+            patterns: self.patterns(),
             models: self.model,
             select,
             resident: self.resident,
@@ -165,6 +222,41 @@ impl LoadArgs {
             dry_run: self.dry_run,
             timeline: self.timeline,
         })
+    }
+
+    fn select(&self) -> Result<Select, Box<dyn Error>> {
+        let mut select = Select::all();
+        for glob in &self.include {
+            select = select.include(glob)?;
+        }
+        for glob in &self.exclude {
+            select = select.exclude(glob)?;
+        }
+        let rests = self.shard.iter().filter(|arg| arg.pattern.is_none());
+        if rests.count() > 1 {
+            return Err("--shard is given twice without a glob: which is for what?".into());
+        }
+        for ShardArg { pattern, shard } in &self.shard {
+            select = match pattern {
+                Some(glob) => select.shard(glob, *shard)?,
+                None => select.shard_rest(*shard)?,
+            };
+        }
+        Ok(select)
+    }
+
+    /// Every glob of the command line, and the option that it was given to.
+    fn patterns(&self) -> Vec<NamePattern> {
+        let include = self.include.iter().map(|glob| ("--include", glob));
+        let exclude = self.exclude.iter().map(|glob| ("--exclude", glob));
+        let shards = self.shard.iter().filter_map(|arg| arg.pattern.as_ref());
+        let shard = shards.map(|glob| ("--shard", glob));
+        let all = include.chain(exclude).chain(shard);
+        all.map(|(option, glob)| NamePattern {
+            option,
+            glob: glob.clone(),
+        })
+        .collect()
     }
 }
 

@@ -1,7 +1,12 @@
-//! How a command line is spelled: the only module that sees the argument parser. Each command has a file.
+//! How a command line is spelled. Each command has a file; `help` is how help looks.
 
+mod bench;
 mod demo;
+mod help;
 mod load;
+mod meta;
+mod mistakes;
+mod output;
 mod reading;
 mod synth;
 #[cfg(test)]
@@ -12,82 +17,138 @@ mod verify;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
-use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
+use self::bench::BenchArgs;
 use self::demo::DemoArgs;
+pub(crate) use self::help::Example;
+use self::help::group;
 use self::load::LoadArgs;
+use self::meta::{CompletionsArgs, ManArgs};
+use self::output::OutputArgs;
 use self::synth::SynthArgs;
 use self::verify::VerifyArgs;
-use super::options::{Action, Invocation, OutputOptions};
+use super::options::{Action, Invocation};
 
-/// Loads model checkpoints in parallel into recycled buffers, and says what allocation cost and what pooling saved.
+/// The version, and whether times are worth measuring with this build.
+const LONG_VERSION: &str = if cfg!(debug_assertions) {
+    concat!(
+        env!("CARGO_PKG_VERSION"),
+        "\ndebug build: not for measuring"
+    )
+} else {
+    concat!(env!("CARGO_PKG_VERSION"), "\noptimised build")
+};
+
+const MORE_HELP: &str =
+    "`ckload --help` has all options and examples, `ckload help <COMMAND>` those of a command.";
+
+const NOTES: &str = "\
+A model that is named like a command is loaded by `ckload ./demo` or `ckload -- demo`.
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.";
+
+/// Loads model checkpoints in parallel into recycled buffers, and says what pooling saved
 ///
-/// Without a command, every tensor of each MODEL is streamed through one pool of buffers, and a report follows.
+/// Without a command, every tensor of each MODEL (safetensors, GGUF, PyTorch, NumPy) is streamed through one pool of buffers; a report
+/// says how fast that was, what allocation cost, and what the pool saved.
 #[derive(Debug, Parser)]
 #[command(
     name = "ckload",
     version,
+    long_version = LONG_VERSION,
     subcommand_negates_reqs = true,
     arg_required_else_help = true,
+    disable_help_flag = true,
+    disable_version_flag = true,
     override_usage = "ckload [OPTIONS] <MODEL>...\n       ckload <COMMAND>",
-    after_help = "A model whose name is that of a command is loaded by `ckload ./demo` or `ckload -- demo`.\n\
-        Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.",
+    after_help = MORE_HELP,
+    after_long_help = help::examples_and(load::EXAMPLES, NOTES),
+    styles = help::STYLES,
     max_term_width = 100
 )]
 struct Args {
     #[command(subcommand)]
     command: Option<Command>,
+
     #[command(flatten)]
     load: LoadArgs,
+
     #[command(flatten)]
     output: OutputArgs,
+
+    /// Print the version; --version says as well how it was built
+    #[arg(short = 'V', long, action = ArgAction::Version, hide_short_help = true, help_heading = group::OUTPUT)]
+    version: Option<bool>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Write a GPT-2-shaped checkpoint once, load it in several ways, and compare them
+    /// Load a GPT-2-shaped checkpoint in several ways, and compare them
     ///
-    /// The checkpoint (548 MB) is kept in the cache folder of the user and used again. The comparison needs up to
-    /// 1.3 GB of memory.
+    /// The checkpoint (548 MB) is written once, kept in the cache folder of the user, and used again. The comparison needs up to 1.3 GB
+    /// of memory.
     Demo(DemoArgs),
-    /// List the tensors, types, shapes and files of a checkpoint; reads only the headers
+    /// Measure every way of loading, side by side
+    ///
+    /// Each round runs every way once, in an order that rotates, with the page cache warm and then cold: before each load the kernel is
+    /// asked what is cached. The ways that keep all tensors in memory need up to three times the checkpoint's size; where that is not to
+    /// be had they are left out.
+    Bench(Box<BenchArgs>),
+    /// List tensors, types, shapes and files; reads only the headers
     Inspect {
-        /// A checkpoint: a file, a folder, an index, a quoted pattern, or org/name in the cache of Hugging Face
+        /// File, folder, index, quoted pattern, or org/name in the cache of Hugging Face
+        #[arg(value_hint = ValueHint::AnyPath)]
         model: PathBuf,
     },
-    /// Write a checkpoint with the tensor names and shapes of a known model and random values
-    Synth {
-        #[command(subcommand)]
-        model: SynthArgs,
-    },
-    /// Read every byte and print the SHA-256 of each file and tensor; names what is damaged, with exit status 1
+    /// Hash every file and tensor, and name what is damaged
     ///
-    /// A file that a Hugging Face cache has named by its digest is compared with that. With --json it prints what --against takes.
+    /// Every byte is read, and the SHA-256 of each file and tensor printed. A file that a Hugging Face cache has named by its digest is
+    /// compared with that, and all with what --against names. What differs is named, with exit status 1.
     Verify(VerifyArgs),
+    /// Write a checkpoint with a known model's names and shapes, and random values
+    Synth(SynthArgs),
+    /// Print a shell's completion script
+    Completions(CompletionsArgs),
+    /// Write the manual's pages into a folder, or print the main one
+    Man(ManArgs),
 }
 
-#[derive(clap::Args, Debug)]
-struct OutputArgs {
-    /// Print the result as JSON, errors included
-    #[arg(long, global = true)]
-    json: bool,
+/// The examples of each command.
+const EXAMPLES: &[(&str, &[Example])] = &[
+    ("demo", demo::EXAMPLES),
+    ("bench", bench::EXAMPLES),
+    ("inspect", INSPECT_EXAMPLES),
+    ("verify", verify::EXAMPLES),
+    ("synth", synth::EXAMPLES),
+    ("completions", meta::COMPLETIONS_EXAMPLES),
+    ("man", meta::MAN_EXAMPLES),
+];
 
-    /// Print nothing but errors
-    #[arg(short, long, global = true)]
-    quiet: bool,
+const INSPECT_EXAMPLES: &[Example] = &[
+    Example::new("ckload inspect model.safetensors", "a table of the tensors"),
+    Example::new(
+        "ckload inspect openai-community/gpt2",
+        "in the local cache of Hugging Face",
+    ),
+    Example::new(
+        "ckload inspect --json models/llama",
+        "names, types, shapes, offsets, metadata",
+    ),
+];
 
-    /// When to use colors
-    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
-    color: ColorArg,
+/// The parser, as help, completions and the manual see it.
+pub(crate) fn command() -> clap::Command {
+    EXAMPLES
+        .iter()
+        .fold(Args::command(), |command, (name, examples)| {
+            command.mut_subcommand(name, |command| command.after_help(help::examples(examples)))
+        })
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum ColorArg {
-    #[default]
-    Auto,
-    Always,
-    Never,
+/// The examples of the command `name`, or of a load.
+pub(crate) fn examples_of(name: &str) -> &'static [Example] {
+    let found = EXAMPLES.iter().find(|(command, _)| *command == name);
+    found.map_or(load::EXAMPLES, |(_, examples)| examples)
 }
 
 impl Invocation {
@@ -101,59 +162,37 @@ impl Invocation {
         I: IntoIterator<Item = T>,
         T: Into<std::ffi::OsString> + Clone,
     {
-        let mut command = Args::command();
+        let mut command = command();
         let matches = command.try_get_matches_from_mut(arguments)?;
-        refuse_load_options_before_a_command(&mut command, &matches)?;
+        mistakes::refuse_load_options_before_a_command(&mut command, &matches)?;
         let args = Args::from_arg_matches(&matches)?;
+        let is_json = args.output.is_json();
         Ok(Self {
             action: match args.command {
-                None => Action::Load(Box::new(
-                    args.load
-                        .resolve()
-                        .map_err(|error| command.error(ErrorKind::ValueValidation, error))?,
-                )),
+                None => {
+                    mistakes::refuse_a_mistyped_command(&mut command, args.load.models())?;
+                    let options = args.load.resolve();
+                    let invalid = |error| command.error(ErrorKind::ValueValidation, error);
+                    Action::Load(Box::new(options.map_err(invalid)?))
+                }
+                Some(Command::Bench(bench)) => {
+                    let invalid = |error| command.error(ErrorKind::ValueValidation, error);
+                    Action::Bench(Box::new(bench.resolve().map_err(invalid)?))
+                }
                 Some(Command::Demo(demo)) => Action::Demo(demo.into()),
                 Some(Command::Inspect { model }) => Action::Inspect { model },
-                Some(Command::Synth { model }) => Action::Synth(model.into()),
+                Some(Command::Synth(synth)) => Action::Synth(synth.into()),
                 Some(Command::Verify(verify)) => Action::Verify(verify.into()),
+                Some(Command::Completions(_)) if is_json => {
+                    return Err(mistakes::refused(&mut command, "--json", "completions"));
+                }
+                Some(Command::Completions(CompletionsArgs { shell })) => Action::Completions(shell),
+                Some(Command::Man(_)) if is_json => {
+                    return Err(mistakes::refused(&mut command, "--json", "man"));
+                }
+                Some(Command::Man(ManArgs { folder })) => Action::Man { folder },
             },
             output: args.output.into(),
         })
-    }
-}
-
-/// `ckload --resident demo` is a mistake, not a demonstration: the option would have no effect.
-fn refuse_load_options_before_a_command(
-    command: &mut clap::Command,
-    matches: &ArgMatches,
-) -> Result<(), clap::Error> {
-    let Some(name) = matches.subcommand_name() else {
-        return Ok(());
-    };
-    let load_options = <LoadArgs as clap::Args>::augment_args(clap::Command::new("load"));
-    let given = load_options.get_arguments().find(|argument| {
-        matches.value_source(argument.get_id().as_str()) == Some(ValueSource::CommandLine)
-    });
-    match given {
-        None => Ok(()),
-        Some(argument) => {
-            let option = argument.get_long().unwrap_or(argument.get_id().as_str());
-            let message = format!("'--{option}' cannot be used with the command '{name}'");
-            Err(command.error(ErrorKind::ArgumentConflict, message))
-        }
-    }
-}
-
-impl From<OutputArgs> for OutputOptions {
-    fn from(args: OutputArgs) -> Self {
-        Self {
-            json: args.json,
-            quiet: args.quiet,
-            color: match args.color {
-                ColorArg::Auto => anstream::ColorChoice::Auto,
-                ColorArg::Always => anstream::ColorChoice::Always,
-                ColorArg::Never => anstream::ColorChoice::Never,
-            },
-        }
     }
 }

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use ckload::ByteSize;
-use clap::CommandFactory;
+use ckload::{ByteSize, Io};
 use clap::error::ErrorKind;
 
-use super::Args;
+use super::{EXAMPLES, Example, command, load};
+use crate::cli::bench::{State, Way};
 use crate::cli::options::{
     Action, Invocation, LoadOptions, Pin, Reading, Sides, TimelineFile, TimelineFormat,
 };
@@ -24,7 +24,41 @@ fn load(line: &str) -> LoadOptions {
 
 #[test]
 fn the_parser_is_consistent() {
-    Args::command().debug_assert();
+    command().debug_assert();
+}
+
+#[test]
+fn every_command_has_examples_that_work() {
+    let mut command = command();
+    command.build();
+    let commands = command.get_subcommands().map(clap::Command::get_name);
+    let mut without = commands.filter(|name| EXAMPLES.iter().all(|(known, _)| known != name));
+    assert_eq!(without.by_ref().collect::<Vec<_>>(), ["help"]);
+    let examples = EXAMPLES.iter().flat_map(|(_, examples)| *examples);
+    for example in examples.chain(load::EXAMPLES) {
+        // What a shell would make of it, as far as examples go.
+        let line = example
+            .line
+            .replace("source <(", "")
+            .replace([')', '\''], "");
+        let end = line.find(['>', '|']).unwrap_or(line.len());
+        let parsed = parse(line[..end].trim_end());
+        assert!(parsed.is_ok(), "{}: {parsed:?}", example.line);
+    }
+}
+
+#[test]
+fn examples_fit_a_narrow_terminal() {
+    for examples in EXAMPLES
+        .iter()
+        .map(|(_, examples)| *examples)
+        .chain([load::EXAMPLES])
+    {
+        let longest = |text: fn(&Example) -> &str| examples.iter().map(|one| text(one).len()).max();
+        let columns = longest(|example| example.line).zip(longest(|example| example.does));
+        let (line, does) = columns.unwrap();
+        assert!(2 + line + 2 + does <= 80, "{}", examples[0].line);
+    }
 }
 
 #[test]
@@ -79,6 +113,32 @@ fn a_model_may_be_named_like_a_command() {
     assert_eq!(load("ckload ./demo").models, [PathBuf::from("./demo")]);
 }
 
+/// In a folder without such a file, as the tests run in.
+#[test]
+fn a_slip_of_a_command_is_no_model() {
+    for (word, meant) in [
+        ("insepct", "inspect"),
+        ("verfy", "verify"),
+        ("dmeo", "demo"),
+        ("complete", "completions"),
+        ("synt", "synth"),
+        ("comp", "completions"),
+        ("inspection", "inspect"),
+        ("syntheses", "synth"),
+    ] {
+        let error = parse(&format!("ckload {word} m")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidSubcommand, "{word}");
+        let told = error.to_string();
+        assert!(told.contains(&format!("exists: '{meant}'")), "{told}");
+    }
+    for word in ["model", "gpt2", "./insepct", "llama", "src"] {
+        assert_eq!(
+            load(&format!("ckload {word}")).models,
+            [PathBuf::from(word)]
+        );
+    }
+}
+
 #[test]
 fn output_options_stand_before_or_after_a_command() {
     for line in ["ckload --json inspect m", "ckload inspect m --json"] {
@@ -103,6 +163,8 @@ fn options_that_would_have_no_effect_are_refused() {
         "ckload --dry-run --verify m",
         "ckload --verify verify m",
         "ckload -q -v m",
+        "ckload --json completions bash",
+        "ckload man --json",
     ] {
         assert_eq!(
             parse(line).unwrap_err().kind(),
@@ -110,6 +172,24 @@ fn options_that_would_have_no_effect_are_refused() {
             "{line}"
         );
     }
+}
+
+#[test]
+fn a_benchmark_measures_everything_unless_told() {
+    let bench = |line: &str| match parse(line).unwrap().action {
+        Action::Bench(options) => *options,
+        other => panic!("not a benchmark: {other:?}"),
+    };
+    let usual = bench("ckload bench m");
+    assert_eq!(usual.states, [State::Warm, State::Cold]);
+    assert!(usual.ways.is_empty() && usual.runs.is_none() && usual.threads.is_none());
+    assert_eq!((usual.warmup, usual.exports.files().count()), (1, 0));
+    let other = bench(
+        "ckload bench m --cache cold --ways read,stream-direct --runs 3 --warmup 0 -j 2 --export-csv a",
+    );
+    assert_eq!(other.states, [State::Cold]);
+    assert_eq!(other.ways, [Way::Read, Way::Stream(Io::Direct)]);
+    assert_eq!((other.warmup, other.exports.files().count()), (0, 1));
 }
 
 #[test]

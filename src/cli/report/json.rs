@@ -3,7 +3,25 @@
 use ckload::{Report, TensorDigest};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
-use super::{LoadReport, ModelReport, ModelSummary, SCHEMA};
+use super::{Limit, LoadReport, ModelReport, ModelSummary, SCHEMA};
+
+/// A model, and what plain reads of its files reach, if that was measured.
+#[derive(serde::Serialize)]
+struct Model<'a> {
+    #[serde(flatten)]
+    model: &'a ModelSummary,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<Limit>,
+}
+
+impl<'a> Model<'a> {
+    fn of(model: &'a ModelReport) -> Self {
+        Self {
+            model: &model.model,
+            limit: model.limit,
+        }
+    }
+}
 
 /// The digests of one model's tensors.
 #[derive(serde::Serialize)]
@@ -25,7 +43,7 @@ impl<'a> Digests<'a> {
 /// as there were repetitions.
 impl Serialize for LoadReport {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let models: Vec<&ModelSummary> = self.models.iter().map(|model| &model.model).collect();
+        let models: Vec<Model<'_>> = self.models.iter().map(Model::of).collect();
         let all = |runs: fn(&ModelReport) -> &Vec<Report>| -> Vec<&Report> {
             self.models.iter().flat_map(runs).collect()
         };

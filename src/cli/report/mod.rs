@@ -1,20 +1,32 @@
 //! Results, as data (`json`), and for people (`text`).
 
+mod advice;
+mod facts;
 mod json;
+mod labels;
+mod memory;
+mod mismatches;
+mod phases;
+mod runs;
+mod several;
+mod speed;
 mod table;
 mod text;
 
+use std::fs::File;
 use std::path::Path;
 
-use ckload::{Checkpoint, Mismatch, Report, TensorDigest};
+use ckload::{Checkpoint, Mismatch, Report, TensorDigest, usage};
 use serde::Serialize;
 
 use super::savings::Savings;
 
+pub(crate) use labels::write_text;
+pub(crate) use memory::{write_pool, write_process, write_saved};
+pub(crate) use mismatches::write_mismatches;
+pub(crate) use runs::{RUN_COLUMNS, run_cells};
 pub(crate) use table::Table;
-pub(crate) use text::{
-    RUN_COLUMNS, run_cells, write_gain, write_load, write_memory, write_mismatches, write_model,
-};
+pub(crate) use text::{write_load, write_model};
 
 /// Version of all JSON that is printed.
 pub(crate) const SCHEMA: u32 = 1;
@@ -39,6 +51,20 @@ pub(crate) struct ModelReport {
     pub(crate) baseline_runs: Vec<Report>,
     /// Of the tensors, if they were hashed.
     pub(crate) digests: Vec<TensorDigest>,
+    /// Of the files.
+    pub(crate) file_bytes: u64,
+    /// Bytes of the files that the page cache had before the first load; `None` where the kernel does not tell.
+    pub(crate) cached_bytes: Option<u64>,
+    /// What the machine can do, if it was measured.
+    pub(crate) limit: Option<Limit>,
+}
+
+/// What plain reads of a model's files reach.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Limit {
+    pub(crate) bytes_per_second: f64,
+    /// Past the page cache.
+    pub(crate) direct: bool,
 }
 
 /// What was loaded.
@@ -72,14 +98,25 @@ pub(crate) struct PoolSummary {
 }
 
 impl ModelReport {
-    pub(crate) fn new(model: ModelSummary) -> Self {
+    /// A report of what is to be loaded now: the page cache is asked what it has.
+    pub(crate) fn new(checkpoint: &Checkpoint) -> Self {
         Self {
-            model,
+            model: ModelSummary::of(checkpoint),
             runs: Vec::new(),
             baseline_runs: Vec::new(),
             digests: Vec::new(),
+            file_bytes: checkpoint.files().iter().map(|file| file.bytes).sum(),
+            cached_bytes: cached_bytes(checkpoint),
+            limit: None,
         }
     }
+}
+
+fn cached_bytes(checkpoint: &Checkpoint) -> Option<u64> {
+    let files = checkpoint.files().iter();
+    files
+        .map(|file| usage::cached_bytes(&File::open(&file.path).ok()?))
+        .sum()
 }
 
 impl ModelSummary {

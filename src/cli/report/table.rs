@@ -48,6 +48,19 @@ impl Table {
         }
     }
 
+    /// Leaves out the last columns that have no room in lines of so many columns, but for the first two.
+    pub(crate) fn drop_to_fit(&mut self, columns: usize) {
+        let mut used = 0;
+        let kept = self.widths().into_iter().take_while(|width| {
+            used += width + GAP.len();
+            used <= columns + GAP.len()
+        });
+        let kept = kept.count().max(2);
+        for row in self.rows.iter_mut().chain([&mut self.header]) {
+            row.truncate(kept);
+        }
+    }
+
     fn widths(&self) -> Vec<usize> {
         let mut widths = vec![0; self.header.len()];
         for row in std::iter::once(&self.header).chain(&self.rows) {
@@ -103,6 +116,17 @@ mod tests {
              …0.mlp.gate_proj.weight  1,234\n\
              short                        1\n"
         );
+    }
+
+    #[test]
+    fn the_last_columns_give_way() {
+        let table = |columns| {
+            let mut table = Table::new(["", "time", "rate", "faults"]);
+            table.row(["with", "1.00 ms", "2 GiB/s", "9"]);
+            table.drop_to_fit(columns);
+            table.rows[0].len()
+        };
+        assert_eq!([10, 21, 22, 29, 30].map(table), [2, 2, 3, 3, 4]);
     }
 
     #[test]

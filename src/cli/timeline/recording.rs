@@ -1,17 +1,12 @@
 //! `--timeline FILE`: what loads do, into a file.
 
-use std::fs::Permissions;
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::sync::Arc;
 
 use ckload::{Checkpoint, Observer, Report};
-use tempfile::NamedTempFile;
 
-use super::super::Error;
 use super::super::options::{TimelineFile, TimelineFormat};
 use super::super::report::ModelReport;
+use super::super::{Error, whole_file};
 use super::{Recorder, Timeline, Trace, document};
 
 /// The timelines of a command's loads, on their way into a file.
@@ -39,7 +34,7 @@ impl<'a> Recording<'a> {
         target: &'a TimelineFile,
         inner: Option<Arc<dyn Observer>>,
     ) -> Result<Self, Error> {
-        new_file(&target.path).map_err(|source| not_written(target, source))?;
+        whole_file::check(&target.path)?;
         Ok(Self {
             target,
             recorder: Recorder::around(inner),
@@ -70,45 +65,15 @@ impl<'a> Recording<'a> {
 
     /// Writes the file, whole or not at all.
     pub(crate) fn write(&self) -> Result<(), Error> {
-        self.write_new()
-            .map_err(|source| not_written(self.target, source))
-    }
-
-    fn write_new(&self) -> io::Result<()> {
-        let mut file = new_file(&self.target.path)?;
-        let mut out = BufWriter::new(&mut file);
-        match self.target.format {
-            TimelineFormat::Html => out.write_all(document::page(&self.loads).as_bytes())?,
+        whole_file::write(&self.target.path, |mut out| match self.target.format {
+            TimelineFormat::Html => out.write_all(document::page(&self.loads).as_bytes()),
             TimelineFormat::Json => {
                 let mut trace = Trace::new(&mut out)?;
                 for load in &self.loads {
                     trace.add(&load.name, &load.timeline, &load.checkpoint)?;
                 }
-                trace.finish()?;
+                trace.finish()
             }
-        }
-        out.flush()?;
-        drop(out);
-        file.persist(&self.target.path)?;
-        Ok(())
-    }
-}
-
-/// A file that takes the place of the one at `path` when it is done, and may be read by whom the user usually lets.
-fn new_file(path: &Path) -> io::Result<NamedTempFile> {
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    tempfile::Builder::new()
-        .prefix(".ckload-")
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(folder)
-}
-
-fn not_written(target: &TimelineFile, source: io::Error) -> Error {
-    Error::WriteFile {
-        path: target.path.clone(),
-        source,
+        })
     }
 }

@@ -1,0 +1,279 @@
+//! Rounds in which every way runs once, in an order that rotates: what disturbs the machine disturbs all of them.
+
+use std::io;
+
+use ckload::{BufferPool, Checkpoint, Io};
+
+use super::memory::{self, Room};
+use super::noise::Ticks;
+use super::ours::{self, Warm};
+use super::plain;
+use super::results::{LeftOut, Sample, StateResult, WayResult};
+use super::state::{PageCache, State, Unready};
+use super::ways::{Memory, Way};
+use crate::cli::Error;
+use crate::cli::limit::{Into, Limit, Loop};
+use crate::cli::options::BenchOptions;
+use crate::cli::progress::Progress;
+use crate::cli::timeline::{Recorder, Timeline};
+
+/// What all measurements of a benchmark have in common.
+pub(super) struct Bench<'a> {
+    pub(super) checkpoint: &'a Checkpoint,
+    pub(super) options: &'a BenchOptions,
+    pub(super) runs: usize,
+    /// Whether memory has to be brought back before it is handed out: see [`memory::touch_and_free`].
+    pub(super) is_virtual: bool,
+    pub(super) progress: &'a Progress,
+}
+
+/// A way that is ready to be measured.
+struct Lane {
+    way: Way,
+    work: Work,
+    samples: Vec<Sample>,
+}
+
+enum Work {
+    Limit { limit: Limit, how: Loop },
+    Plain(fn(&Checkpoint) -> Result<Sample, Error>),
+    New,
+    Warm(Warm),
+}
+
+impl From<Error> for Unready {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Bench<'_> {
+    /// Measures all ways in one state; also tells which could not be.
+    pub(super) fn measure(
+        &self,
+        state: State,
+        cache: &mut PageCache,
+    ) -> Result<(StateResult, Vec<LeftOut>), Unready> {
+        let title = state.title();
+        self.progress.name(format!("{title}: getting ready"));
+        cache.prepare(state)?;
+        let (mut lanes, left_out) = self.lanes(state, cache)?;
+        for round in 0..self.options.warmup {
+            self.progress.name(format!("{title}: warming up"));
+            self.run_round(&mut lanes, round, state, cache)?;
+        }
+        for lane in &mut lanes {
+            lane.samples.clear();
+        }
+        let before = Ticks::now();
+        for round in 0..self.runs {
+            let number = round + 1;
+            self.progress
+                .name(format!("{title}: round {number} of {}", self.runs));
+            self.run_round(&mut lanes, round, state, cache)?;
+        }
+        let others_share = before
+            .zip(Ticks::now())
+            .map(|(before, after)| after.others_share_since(before));
+        let timelines = if self.options.exports.html.is_some() {
+            self.progress.name(format!("{title}: timelines"));
+            self.timelines(&lanes, state, cache)?
+        } else {
+            Vec::new()
+        };
+        let mut result = StateResult {
+            state,
+            others_share,
+            timelines,
+            ways: lanes.into_iter().map(|lane| self.result(lane)).collect(),
+        };
+        result.compare_with_limits();
+        Ok((result, left_out))
+    }
+
+    /// Makes every way ready that there is memory for, and that the files and the file system allow.
+    fn lanes(
+        &self,
+        state: State,
+        cache: &mut PageCache,
+    ) -> Result<(Vec<Lane>, Vec<LeftOut>), Unready> {
+        let wanted = Way::chosen(&self.options.ways);
+        let mut left_out: Vec<(Way, String)> = memory::left_out(&wanted, self.room(state));
+        let has_room: Vec<Way> = wanted
+            .into_iter()
+            .filter(|way| left_out.iter().all(|(other, _)| other != way))
+            .collect();
+        let pool = ours::pool();
+        let mut lanes = Vec::new();
+        for way in has_room {
+            match self.work(way, &pool, state, cache)? {
+                Ok(work) => lanes.push(Lane {
+                    way,
+                    work,
+                    samples: Vec::new(),
+                }),
+                Err(reason) => left_out.push((way, reason)),
+            }
+        }
+        let left_out = left_out.into_iter().map(|(way, reason)| LeftOut {
+            state,
+            way: Some(way),
+            reason,
+        });
+        Ok((lanes, left_out.collect()))
+    }
+
+    /// Makes a way ready, or says why it cannot be measured.
+    fn work(
+        &self,
+        way: Way,
+        pool: &BufferPool,
+        state: State,
+        cache: &mut PageCache,
+    ) -> Result<Result<Work, String>, Unready> {
+        Ok(match way {
+            Way::Limit(into) => Ok(self.limit(into, state, cache)?),
+            Way::Read => Ok(Work::Plain(plain::read)),
+            Way::MmapCopy => match plain::no_mmap_copy(self.checkpoint) {
+                Some(reason) => Err(reason),
+                None => Ok(Work::Plain(plain::mmap_copy)),
+            },
+            Way::MmapTouch => Ok(Work::Plain(plain::mmap_touch)),
+            Way::ResidentNew => Ok(Work::New),
+            Way::Resident(io) | Way::Stream(io) => {
+                let threads = self.options.threads;
+                let warm = match way {
+                    Way::Resident(_) => Warm::resident(io, threads, pool),
+                    _ => Warm::stream(io, threads, self.checkpoint),
+                };
+                cache.prepare(state)?;
+                // Now the pool has its memory, whatever rounds warm up.
+                let (_, report) = warm.load(&self.options.model)?;
+                if io == Io::Direct && report.io.direct_bytes == 0 && report.bytes > 0 {
+                    Err("nothing was read past the page cache: the file system cannot, or the model is too small".into())
+                } else {
+                    Ok(Work::Warm(warm))
+                }
+            }
+        })
+    }
+
+    /// The quickest plain loop in this state: past the page cache where that has nothing, if the file system can.
+    fn limit(&self, into: Into, state: State, cache: &mut PageCache) -> Result<Work, Unready> {
+        let mut limit = Limit::new(self.checkpoint, into);
+        let mut unready = None;
+        let mut best = |direct| {
+            limit.best(direct, || {
+                cache.prepare(state).map_err(|reason| {
+                    unready = Some(reason);
+                    io::Error::other("the page cache is not ready")
+                })
+            })
+        };
+        let how = match state {
+            State::Warm => best(false),
+            State::Cold => best(true).or_else(|_| best(false)),
+        };
+        match (how, unready) {
+            (Ok(how), _) => Ok(Work::Limit { limit, how }),
+            (Err(_), Some(reason)) => Err(reason),
+            (Err(source), None) => Err(self.limit_failed(source).into()),
+        }
+    }
+
+    /// Runs every way once, starting with another one each round.
+    fn run_round(
+        &self,
+        lanes: &mut [Lane],
+        round: usize,
+        state: State,
+        cache: &mut PageCache,
+    ) -> Result<(), Unready> {
+        let count = lanes.len();
+        for turn in 0..count {
+            let lane = &mut lanes[(round + turn) % count];
+            self.prepare(lane.way, state, cache)?;
+            let sample = self.run(&mut lane.work)?;
+            lane.samples.push(sample);
+            self.progress.moved(self.checkpoint.bytes());
+        }
+        Ok(())
+    }
+
+    /// Watches one more load of each way that can be watched.
+    fn timelines(
+        &self,
+        lanes: &[Lane],
+        state: State,
+        cache: &mut PageCache,
+    ) -> Result<Vec<(Way, Timeline)>, Unready> {
+        let model = &self.options.model;
+        let mut timelines = Vec::new();
+        for lane in lanes {
+            let recorder = Recorder::new();
+            match &lane.work {
+                Work::Limit { .. } | Work::Plain(_) => continue,
+                Work::New => {
+                    self.prepare(lane.way, state, cache)?;
+                    ours::load_new(model, self.options.threads, Some(recorder.clone()))?;
+                }
+                Work::Warm(warm) => {
+                    self.prepare(lane.way, state, cache)?;
+                    warm.observed(recorder.clone()).load(model)?;
+                }
+            }
+            timelines.push((lane.way, recorder.timeline()));
+        }
+        Ok(timelines)
+    }
+
+    /// Brings the page cache, and memory where it matters, into the state that a load is to find.
+    fn prepare(&self, way: Way, state: State, cache: &mut PageCache) -> Result<(), Unready> {
+        cache.prepare(state)?;
+        if self.is_virtual && way.memory() == Memory::Fresh {
+            memory::touch_and_free(self.checkpoint.bytes());
+        }
+        Ok(())
+    }
+
+    fn run(&self, work: &mut Work) -> Result<Sample, Error> {
+        match work {
+            Work::Limit { limit, how } => {
+                ours::limit(limit, *how).map_err(|source| self.limit_failed(source))
+            }
+            Work::Plain(load) => load(self.checkpoint),
+            Work::New => ours::load_new(&self.options.model, self.options.threads, None),
+            Work::Warm(warm) => Ok(warm.load(&self.options.model)?.0),
+        }
+    }
+
+    fn result(&self, lane: Lane) -> WayResult {
+        WayResult {
+            way: lane.way,
+            bytes: self.checkpoint.bytes(),
+            how: match lane.work {
+                Work::Limit { how, .. } => Some(how),
+                _ => None,
+            },
+            samples: lane.samples,
+            times_limit: None,
+        }
+    }
+
+    fn room(&self, state: State) -> Room {
+        let files = self.checkpoint.files().iter().map(|file| file.bytes);
+        Room {
+            available: memory::available(),
+            tensors: self.checkpoint.bytes(),
+            cached: match state {
+                State::Warm => files.sum(),
+                State::Cold => 0,
+            },
+        }
+    }
+
+    fn limit_failed(&self, source: io::Error) -> Error {
+        let path = self.options.model.clone();
+        Error::Read { path, source }
+    }
+}

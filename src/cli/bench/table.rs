@@ -1,0 +1,191 @@
+//! The result for people: a table for each state, no wider than a terminal.
+
+use std::io::{self, Write};
+
+use super::results::{Results, StateResult, WayResult};
+use crate::cli::report::{Table, write_model};
+use crate::cli::{style, units};
+
+/// A column, and what it says of a way.
+type Column = (&'static str, fn(&WayResult) -> String);
+
+/// In the order in which they are shown; those in front are kept when there is no room.
+const COLUMNS: [Column; 8] = [
+    ("way", |result| result.way.name().to_owned()),
+    ("median", |result| units::seconds(result.spread().median)),
+    ("±", |result| percent(result.spread().relative_deviation())),
+    ("min", |result| units::seconds(result.spread().min)),
+    ("max", |result| units::seconds(result.spread().max)),
+    ("rate", |result| units::rate(result.bytes_per_second())),
+    ("× limit", times_limit),
+    ("faults", |result| units::count(result.page_faults())),
+];
+
+/// The columns, by number, that go when there is no room, one after the other.
+const EXPENDABLE: [usize; 5] = [2, 7, 4, 3, 5];
+
+/// Lines are no longer, however wide the terminal.
+const WIDEST: usize = 80;
+
+/// Writes everything that was found.
+pub(super) fn write(out: &mut impl Write, results: &Results, columns: usize) -> io::Result<()> {
+    let columns = columns.min(WIDEST);
+    write_model(out, &results.model)?;
+    write_wrapped(out, &results.machine.describe(), columns)?;
+    write_wrapped(out, &results.method(), columns)?;
+    for result in &results.states {
+        let title = style::TITLE;
+        writeln!(out, "\n{title}{}{title:#}", result.state.title())?;
+        out.write_all(&fitting_table(result, columns)?)?;
+    }
+    writeln!(out)?;
+    let faint = style::FAINT;
+    for note in &results.notes {
+        write!(out, "{faint}")?;
+        write_wrapped(out, note, columns)?;
+        write!(out, "{faint:#}")?;
+    }
+    for conclusion in &results.conclusions {
+        write_wrapped(out, conclusion, columns)?;
+    }
+    Ok(())
+}
+
+/// The table of a state, without the columns for which there is no room.
+fn fitting_table(result: &StateResult, columns: usize) -> io::Result<Vec<u8>> {
+    let mut shown: Vec<usize> = (0..COLUMNS.len()).collect();
+    let mut expendable = EXPENDABLE.into_iter();
+    loop {
+        let mut text = Vec::new();
+        table(result, &shown).write(&mut text)?;
+        if width(&text) <= columns {
+            return Ok(text);
+        }
+        let Some(gone) = expendable.next() else {
+            return Ok(text);
+        };
+        shown.retain(|&column| column != gone);
+    }
+}
+
+fn table(result: &StateResult, shown: &[usize]) -> Table {
+    let mut table = Table::new(shown.iter().map(|&column| COLUMNS[column].0));
+    for way in &result.ways {
+        table.row(shown.iter().map(|&column| COLUMNS[column].1(way)));
+    }
+    table
+}
+
+/// The columns of the widest line.
+fn width(text: &[u8]) -> usize {
+    let plain = anstream::adapter::strip_bytes(text).into_vec();
+    let plain = String::from_utf8_lossy(&plain);
+    let widths = plain.lines().map(|line| line.chars().count());
+    widths.max().unwrap_or(0)
+}
+
+fn times_limit(result: &WayResult) -> String {
+    result.times_limit.map_or("-".into(), units::ratio)
+}
+
+fn percent(part: f64) -> String {
+    format!("{:.1} %", part * 100.0)
+}
+
+/// Writes `text` in lines of no more than `columns`, unless a word is longer.
+fn write_wrapped(out: &mut impl Write, text: &str, columns: usize) -> io::Result<()> {
+    let text = style::escape(text);
+    let mut line = String::new();
+    for word in text.split(' ') {
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > columns {
+            writeln!(out, "{line}")?;
+            line.clear();
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line += word;
+    }
+    writeln!(out, "{line}")
+}
+
+impl Results {
+    /// How it was measured, in a sentence.
+    pub(super) fn method(&self) -> String {
+        format!(
+            "{} of every way in turn, after {}; medians",
+            units::counted(self.runs as u64, "round"),
+            match self.warmup {
+                1 => "one that warms up".to_owned(),
+                warmup => format!("{warmup} that warm up"),
+            }
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::results::Sample;
+    use super::super::state::State;
+    use super::super::ways::Way;
+    use super::*;
+
+    fn result() -> StateResult {
+        let way = |way| WayResult {
+            way,
+            bytes: 548_105_171,
+            how: None,
+            samples: vec![
+                Sample {
+                    seconds: 0.254,
+                    phases: None,
+                    page_faults: 133_816,
+                };
+                3
+            ],
+            times_limit: Some(10.5),
+        };
+        StateResult {
+            state: State::Warm,
+            others_share: None,
+            ways: Way::ALL.map(way).to_vec(),
+            timelines: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_has_no_room_is_left_out() {
+        for (columns, header) in [
+            (
+                80,
+                "way                median      ±     min     max       rate  × limit   faults",
+            ),
+            (
+                76,
+                "way                median     min     max       rate  × limit   faults",
+            ),
+            (
+                61,
+                "way                median     min     max       rate  × limit",
+            ),
+            (45, "way                median       rate  × limit"),
+            (1, "way                median  × limit"),
+        ] {
+            let text = fitting_table(&result(), columns).unwrap();
+            let plain = anstream::adapter::strip_bytes(&text).into_vec();
+            let plain = String::from_utf8(plain).unwrap();
+            assert_eq!(plain.lines().next(), Some(header), "{columns}");
+            assert_eq!(plain.lines().count(), 13);
+        }
+    }
+
+    #[test]
+    fn lines_break_between_words() {
+        let mut out = Vec::new();
+        write_wrapped(&mut out, "a model of many weights", 10).unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "a model of\nmany\nweights\n"
+        );
+    }
+}
