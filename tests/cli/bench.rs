@@ -308,7 +308,7 @@ fn exports_that_cannot_be_written_are_refused_before_anything_is_measured() {
     );
     assert_eq!(json["error"]["path"], target.to_str().unwrap());
     assert!(
-        message.contains("none/a.csv") && message.contains("name a file in a folder"),
+        message.contains("none/a.csv: entity not found; name a file in a folder"),
         "{message}"
     );
 }
