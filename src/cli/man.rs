@@ -32,7 +32,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ),
     (
         "CLICOLOR_FORCE",
-        "If set and not 0, colors are used although the output is no terminal.",
+        "If set and not empty, colors are used although the output is no terminal.",
     ),
     (
         "HF_HUB_CACHE",
@@ -41,6 +41,14 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     (
         "HF_HOME",
         "Its folder hub is the cache if HF_HUB_CACHE is not set. Default: huggingface in XDG_CACHE_HOME or in ~/.cache.",
+    ),
+    (
+        "RUST_LOG",
+        "Shows on standard error what the library tells of itself: a level, or TARGET=LEVEL such as ckload=debug.",
+    ),
+    (
+        "LC_ALL, LC_CTYPE, LANG",
+        "The first that is set and not empty names the locale; if that is not of UTF-8, reports have ASCII letters only.",
     ),
 ];
 

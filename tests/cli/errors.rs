@@ -61,6 +61,38 @@ fn globs_that_match_nothing_are_a_mistake() {
 }
 
 #[test]
+fn a_glob_that_matches_nothing_beside_others_is_a_warning() {
+    let model = Model::tiny();
+    let run = ckload()
+        .args(["--include", "wte.*", "--exclude", "h.*.atn.*"])
+        .arg(model.path())
+        .assert()
+        .success()
+        .get_output()
+        .clone();
+    let warning = String::from_utf8(run.stderr).unwrap();
+    assert!(
+        warning.contains("did you mean 'h.*.attn.*', 10 tensors?"),
+        "{warning}"
+    );
+}
+
+#[test]
+fn a_mistyped_path_is_answered_with_what_is_there() {
+    let model = Model::tiny();
+    let run = ckload()
+        .arg("--json")
+        .arg(model.folder().join("modle.safetensors"))
+        .assert()
+        .code(1)
+        .get_output()
+        .clone();
+    let message = String::from_utf8(run.stderr).unwrap();
+    let meant = format!("did you mean {}?\n", model.path().display());
+    assert!(message.ends_with(&meant), "{message}");
+}
+
+#[test]
 fn a_budget_below_the_largest_tensor_says_what_works() {
     let (kind, message) = failure(&Model::of_large_tensors(1), &["--budget", "1MiB"]);
     assert_eq!(kind, "budget_too_small");
@@ -94,7 +126,10 @@ fn what_is_said_of_a_long_name_is_short() {
         message.contains("model.safetensors is not a valid"),
         "{message}"
     );
-    assert!(message.ends_with("its range 0..1 has 1\n"), "{message}");
+    assert!(
+        message.contains("its range 0..1 has 1; fetch it"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -29,7 +29,7 @@ fn a_report_names_model_size_and_cost() {
         "\nPool      ",
         "\nProcess   ",
         " at its peak",
-        "\nSaved     at least ",
+        "\nSaved     about ",
         "--compare measures",
     ] {
         assert!(text.contains(part), "{part:?} is missing:\n{text}");
@@ -69,8 +69,8 @@ fn a_comparison_says_that_it_measured_and_how_often() {
         "loaded into memory, 3 interleaved rounds; medians",
         "without the pool  with the pool\n",
         "\nallocation ",
-        "\nfresh memory ",
-        "\nrecycled memory ",
+        "\nfresh ",
+        "\nrecycled ",
         "\nSaved     ",
         "measured: medians of 3 rounds",
     ] {

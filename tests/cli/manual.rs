@@ -39,7 +39,7 @@ fn a_page_is_written_for_each_command() {
         for section in [
             "NAME",
             "SYNOPSIS",
-            "OPTIONS",
+            "OUTPUT",
             "EXAMPLES",
             "EXIT STATUS",
             "ENVIRONMENT",
@@ -93,7 +93,7 @@ fn pages_can_be_formatted() {
                     .arg(&page)
                     .env("MANPAGER", "cat"),
             );
-            assert!(text.contains("EXAMPLES"), "{text}");
+            assert!(without_overstrikes(&text).contains("EXAMPLES"), "{text}");
         }
         if is_there("mandoc") {
             output_of(
@@ -103,6 +103,19 @@ fn pages_can_be_formatted() {
             );
         }
     }
+}
+
+/// Text that a printer would have struck twice to make it bold, once.
+fn without_overstrikes(text: &str) -> String {
+    let mut plain = String::new();
+    for character in text.chars() {
+        if character == '\u{8}' {
+            plain.pop();
+        } else {
+            plain.push(character);
+        }
+    }
+    plain
 }
 
 #[test]
@@ -117,18 +130,15 @@ fn shells_accept_the_scripts() {
     }
 }
 
-/// What bash would offer behind `ckload` and the words of `line`.
+/// What bash would offer for the last of these words.
 fn bash_offers(line: &str) -> String {
     let script = stdout_of(ckload().args(["completions", "bash"]));
-    let words = line.split(' ').collect::<Vec<_>>();
+    let words: Vec<&str> = line.split(' ').collect();
+    let last = words.len() - 1;
     let program = format!(
-        "{script}\nCOMP_WORDS=({}); COMP_CWORD={}; _ckload ckload '{}' ''; echo \"${{COMPREPLY[@]}}\"",
-        line.split(' ')
-            .map(|word| format!("'{word}'"))
-            .collect::<Vec<_>>()
-            .join(" "),
-        words.len() - 1,
-        words[words.len() - 1],
+        "{script}\nCOMP_WORDS=({line}); COMP_CWORD={last}; _ckload ckload {} {}; echo \"${{COMPREPLY[@]}}\"",
+        words[last],
+        words[last - 1],
     );
     output_of(Command::new("bash").args(["--norc", "-c", &program]))
 }

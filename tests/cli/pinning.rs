@@ -56,7 +56,11 @@ fn auto_loads_all_the_same() {
             .args(["--resident", "--pin", "auto"]),
     );
     assert!(text.contains("2 tensors"), "{text}");
-    assert!(text.contains("pinned"), "{text}");
+    // Where there are no huge pages it is not even tried.
+    let refused =
+        text.contains("refused (") && text.contains("\nAdvice    to pin all memory, raise");
+    let is_not_tried = text.contains("small pages, not pinned: ");
+    assert!(refused || is_not_tried, "{text}");
 }
 
 #[test]

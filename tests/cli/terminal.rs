@@ -49,7 +49,7 @@ impl Seen {
 
     fn has_bar(&self) -> bool {
         let text = self.text();
-        text.contains('█') && text.contains("B/s")
+        text.starts_with('[') && text.contains("B/s")
     }
 
     /// Whether a line was too long, and went on in the next one.
@@ -321,4 +321,21 @@ fn an_interrupt_leaves_nothing_on_the_terminal() {
             "{arguments:?}"
         );
     }
+}
+
+#[test]
+fn an_error_takes_the_place_of_the_bar() {
+    let model = model();
+    let terminal = Terminal::start(command(&model, &ENDLESS), 80);
+    terminal.wait_until("there is a bar", Seen::has_bar);
+    File::options()
+        .write(true)
+        .open(model.path())
+        .unwrap()
+        .set_len(100)
+        .unwrap();
+    let (status, seen) = terminal.end();
+    assert_eq!(status, Some(1));
+    assert!(seen.text().starts_with("error: "), "{}", seen.text());
+    assert!(!seen.text().contains("B/s"), "{}", seen.text());
 }

@@ -9,7 +9,9 @@ fn sessions_are_as_they_were() {
         .case("tests/transcripts/*.md")
         .default_bin_name("ckload")
         .env("HF_HUB_CACHE", "hub")
-        .env("CLICOLOR_FORCE", "0")
+        .env("LC_ALL", "C.UTF-8")
+        .env("NO_COLOR", "1")
+        .env("RUST_LOG", "")
         // Of help; a terminal that the tests run in would decide otherwise.
         .env("COLUMNS", "100");
 }

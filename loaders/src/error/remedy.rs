@@ -16,6 +16,7 @@ pub(super) fn of_io(source: &io::Error) -> &'static str {
         };
     };
     match errno {
+        Errno::NOENT => "; its name is mistyped, or it was moved or deleted",
         Errno::ACCESS | Errno::PERM => {
             "; let this user read it (`chmod`), or run as a user who may"
         }

@@ -326,6 +326,7 @@ fn errors_name_the_place_and_the_remedy() {
 fn the_operating_system_s_answers_have_remedies() {
     use rustix::io::Errno;
     for (errno, says) in [
+        (Errno::NOENT, "mistyped"),
         (Errno::PERM, "chmod"),
         (Errno::MFILE, "ulimit -n"),
         (Errno::IO, "dmesg"),

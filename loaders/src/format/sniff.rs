@@ -83,8 +83,22 @@ pub(crate) fn name_impostor(path: &Path, head: &[u8]) -> Option<Error> {
         .iter()
         .find(|(at, magic, _)| head.get(*at..).is_some_and(|rest| rest.starts_with(magic)))
         .map(|(_, _, name)| *name)
-        .or_else(|| starts(b"{").then_some("a JSON document"))?;
+        .or_else(|| starts(b"{").then_some("a JSON document"))
+        .or_else(|| is_text(head).then_some("text"))?;
     Some(Error::OtherFormat { path, found })
+}
+
+/// Whether these are characters that are written, all of them. The last may be cut.
+fn is_text(head: &[u8]) -> bool {
+    let text = match std::str::from_utf8(head) {
+        Ok(text) => text,
+        Err(error) if error.error_len().is_none() => {
+            str::from_utf8(&head[..error.valid_up_to()]).unwrap_or_default()
+        }
+        Err(_) => return false,
+    };
+    let is_written = |c: char| !c.is_control() || c.is_ascii_whitespace();
+    !text.is_empty() && text.chars().all(is_written)
 }
 
 /// The `size` line of a Git LFS pointer.
@@ -114,6 +128,9 @@ mod tests {
         );
         assert_eq!(kind(b"\x10\0\0\0\0\0\0\0{"), None);
         assert_eq!(kind(b""), None);
+        assert_eq!(kind("Notes, größer".as_bytes()), Some("other_format"));
+        assert_eq!(kind(b"Notes\x1b"), None);
+        assert_eq!(kind(b"Notes \xff"), None);
     }
 
     #[test]

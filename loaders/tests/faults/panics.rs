@@ -6,15 +6,18 @@ use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 
 use ckload_loaders::{
-    ByteSize, Checkpoint, Error, Io, Loader, Observer, Planned, ReadDone, Report, TensorInfo,
+    ByteSize, Checkpoint, Error, Io, Leased, Loader, Observer, Planned, ReadDone, Report,
+    TensorInfo, Touched,
 };
 
-use crate::common::{KIB, Sample, WAYS, await_all_returned, failure, watched};
+use crate::common::{KIB, Sample, WAYS, Way, await_all_returned, failure, watched};
 use crate::{check_that_good_files_load, pool, truncate};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {
     Planned,
+    Leased,
+    Touched,
     Read,
     Tensor,
     Finished,
@@ -39,6 +42,14 @@ impl Panics {
 impl Observer for Panics {
     fn planned(&self, _event: &Planned) {
         self.called(Call::Planned);
+    }
+
+    fn leased(&self, _event: &Leased) {
+        self.called(Call::Leased);
+    }
+
+    fn touched(&self, _event: &Touched) {
+        self.called(Call::Touched);
     }
 
     fn read(&self, _event: &ReadDone) {
@@ -90,6 +101,43 @@ fn an_observer_that_panics_makes_the_load_an_error() {
                 }
             }
             check_that_good_files_load(&loader);
+        }
+    });
+}
+
+/// Memory of the caller's is neither leased nor touched.
+#[test]
+fn an_observer_that_panics_about_memory_leaves_none_behind() {
+    watched(|| {
+        let sample = Sample::uniform(12, 600 * KIB);
+        let checkpoint = sample.open();
+        for (kind, from) in [
+            (Call::Leased, 0),
+            (Call::Leased, 2),
+            (Call::Touched, 0),
+            (Call::Touched, 2),
+        ] {
+            for way in [Way::Resident, Way::Stream, Way::Chunks] {
+                let pool = pool();
+                let loader = Loader::new().pool(&pool).threads(3);
+                let observer = Panics {
+                    kind,
+                    from,
+                    calls: AtomicUsize::new(0),
+                };
+                let panicking = loader.clone().observer(Arc::new(observer));
+                let loaded = way.load(&panicking, &checkpoint);
+                // A resident load may find room for everything in less memory than that.
+                if from == 0 || way != Way::Resident {
+                    let error = failure(loaded);
+                    assert!(
+                        matches!(&error, Error::WorkerPanicked { message } if message.contains("own fault")),
+                        "{kind:?} {from}, {way:?}: {error}"
+                    );
+                }
+                await_all_returned(&pool);
+                check_that_good_files_load(&loader);
+            }
         }
     });
 }

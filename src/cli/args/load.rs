@@ -42,6 +42,10 @@ pub(super) const EXAMPLES: &[Example] = &[
         "one of 8 ranks' part of each tensor",
     ),
     Example::new(
+        "ckload --timeline load.html model.gguf",
+        "a page: who did what when",
+    ),
+    Example::new(
         "ckload --dry-run -v models/llama",
         "what would be read, and to where",
     ),
@@ -127,7 +131,7 @@ pub(super) struct LoadArgs {
     #[arg(long, conflicts_with_all = ["compare", "repeat"], help_heading = group::MEASURING)]
     dry_run: bool,
 
-    /// Draw what each thread did when, as a page (FILE.html), or write it as a trace that Perfetto opens (FILE.json)
+    /// Draw what each thread did when, as a page (.html), or write it as a trace for Perfetto (.json)
     ///
     /// Of several loads of a model the last one with the pool is shown; of several models each has its own.
     #[arg(

@@ -9,6 +9,9 @@ use clap::{ArgMatches, Command};
 use super::load::LoadArgs;
 use crate::cli::style;
 
+/// Whoever has written so many letters of a command has meant it.
+const COMPARED_START: usize = 4;
+
 /// `ckload --resident demo` is a mistake, not a demonstration: the option would have no effect.
 pub(super) fn refuse_load_options_before_a_command(
     command: &mut Command,
@@ -54,18 +57,31 @@ pub(super) fn refuse_a_mistyped_command(
         return Ok(());
     }
     let (wrong, right) = (style::WARNING, style::LITERAL);
-    let word = word.display();
+    let word = word.to_string_lossy();
+    let word = style::escape(&word);
     let message = format!(
         "no model and no command is called '{wrong}{word}{wrong:#}'\n\n  {right}tip:{right:#} a similar command exists: '{right}{meant}{right:#}'"
     );
     Err(command.error(ErrorKind::InvalidSubcommand, message))
 }
 
-/// The command that `word` is a slip of: a letter in three is wrong, or letters at the end are missing.
+/// The command that `word` is a slip of, if it is none itself.
 fn similar_command(command: &Command, word: &str) -> Option<String> {
+    if command.find_subcommand(word).is_some() {
+        return None;
+    }
     let names = command.get_subcommands().map(Command::get_name);
-    let slips = names.map(|name| (strsim::osa_distance(word, name), name));
-    let (slips, name) = slips.min()?;
-    let is_cut = word.len() >= 4 && name.starts_with(word);
-    (is_cut || slips <= (name.len() / 3).max(1)).then(|| name.to_owned())
+    let similar = names.filter(|name| is_slip(word, name));
+    let nearest = similar.min_by_key(|name| strsim::osa_distance(word, name));
+    nearest.map(str::to_owned)
+}
+
+/// Whether a letter in three is wrong, or only the start is the same.
+fn is_slip(word: &str, name: &str) -> bool {
+    let slips = strsim::osa_distance(word, name);
+    let is_word = word.chars().all(char::is_alphabetic);
+    let goes_on = name.len() >= COMPARED_START && is_word && word.starts_with(name);
+    let start = name.get(..COMPARED_START);
+    let starts = start.is_some_and(|start| word.starts_with(start));
+    slips <= (name.len() / 3).max(1) || goes_on || starts && slips <= name.len() - COMPARED_START
 }

@@ -7,7 +7,9 @@ use clap::error::ErrorKind;
 
 use super::{EXAMPLES, Example, command, load};
 use crate::cli::bench::{State, Way};
-use crate::cli::options::{Action, Invocation, LoadOptions, Pin, Reading, Sides};
+use crate::cli::options::{
+    Action, Invocation, LoadOptions, Pin, Reading, Sides, TimelineFile, TimelineFormat,
+};
 
 fn parse(line: &str) -> Result<Invocation, clap::Error> {
     Invocation::from_command_line(line.split(' '))
@@ -120,6 +122,9 @@ fn a_slip_of_a_command_is_no_model() {
         ("dmeo", "demo"),
         ("complete", "completions"),
         ("synt", "synth"),
+        ("comp", "completions"),
+        ("inspection", "inspect"),
+        ("syntheses", "synth"),
     ] {
         let error = parse(&format!("ckload {word} m")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidSubcommand, "{word}");
@@ -208,4 +213,18 @@ fn wrong_values_are_refused() {
     ] {
         assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
     }
+}
+
+#[test]
+fn a_timeline_is_what_its_name_says() {
+    let file = |name: &str| load(&format!("ckload m --timeline {name}")).timeline;
+    let of = |path: &str, format| {
+        let path = PathBuf::from(path);
+        Some(TimelineFile { path, format })
+    };
+    assert_eq!(file("a/b.html"), of("a/b.html", TimelineFormat::Html));
+    assert_eq!(file("b.json"), of("b.json", TimelineFormat::Json));
+    assert_eq!(load("ckload m").timeline, None);
+    let error = parse("ckload m --timeline b.txt").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ValueValidation);
 }

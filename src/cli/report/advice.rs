@@ -12,13 +12,16 @@
 
 use ckload::Io;
 
-use crate::cli::{style, units};
+use crate::cli::units;
 
 /// Threads that wait for this part of the time want more memory than the budget.
 const MUCH_WAITING: f64 = 0.25;
 
 /// Of smaller models nothing is said about the page cache: reading their headers brings much of them there.
 const LEAST_BYTES: u64 = 16 << 20;
+
+/// Of a smaller part that the page cache lacked nothing is said.
+const LEAST_MISSING: f64 = 0.1;
 
 /// What advice about the loads of one model depends on.
 #[derive(Clone, Debug)]
@@ -38,7 +41,7 @@ pub(super) struct Facts {
     pub(super) drops_cache: bool,
     /// Of the files.
     pub(super) bytes: u64,
-    /// What the page cache had of them; `None` where the kernel does not tell.
+    /// What the page cache had of them, if that is known.
     pub(super) cached_bytes: Option<u64>,
     /// Of the first load.
     pub(super) buffered_bytes: u64,
@@ -46,8 +49,8 @@ pub(super) struct Facts {
     pub(super) direct_bytes: u64,
     /// Memory that can be had without swapping.
     pub(super) available_bytes: Option<u64>,
-    /// Why memory could not be locked.
-    pub(super) pin_error: Option<String>,
+    /// Whether memory was to be locked, and the system refused.
+    pub(super) lacks_pins: bool,
     /// Of every model.
     pub(super) rounds: usize,
     /// Whether there is one model, loaded with the pool alone.
@@ -75,9 +78,14 @@ pub(super) fn advice(models: &[Facts]) -> Option<String> {
 impl Facts {
     /// The part of the files that the page cache did not have, if that is worth a word.
     fn missing(&self) -> Option<f64> {
-        let missing = self.bytes.saturating_sub(self.cached_bytes?) as f64 / self.bytes as f64;
-        (self.bytes >= LEAST_BYTES && missing >= 0.1).then_some(missing)
+        let missing = self.bytes.saturating_sub(self.cached_bytes?);
+        worth_a_word(self.bytes, missing as f64 / self.bytes as f64)
     }
+}
+
+/// The part of a model that was not cached, unless it is small, or the model is.
+fn worth_a_word(bytes: u64, missing: f64) -> Option<f64> {
+    (bytes >= LEAST_BYTES && missing >= LEAST_MISSING).then_some(missing)
 }
 
 fn small_budget(facts: &Facts) -> Option<String> {
@@ -111,33 +119,39 @@ fn no_direct_reading(facts: &Facts) -> Option<String> {
 }
 
 fn cold_cache(facts: &Facts) -> Option<String> {
-    let missing = facts.missing()?;
-    let from_disk = units::percent(missing);
+    let reads = facts.buffered_bytes + facts.direct_bytes;
+    let missing = match facts.io {
+        Io::Auto if facts.direct_bytes > 0 => {
+            worth_a_word(facts.bytes, facts.direct_bytes as f64 / reads as f64)?
+        }
+        _ => facts.missing()?,
+    };
     let fits = facts
         .available_bytes
         .is_some_and(|available| facts.bytes < available);
     if !fits || facts.drops_cache {
         return None;
     }
+    let lack = format!("the page cache lacked {} of it", units::percent(missing));
     match (facts.io, facts.rounds) {
         (Io::Auto, _) if facts.direct_bytes > 0 => Some(format!(
-            "the page cache was cold, {from_disk} came from the disk; --io buffered would keep it there for the next load"
+            "{lack}; --io buffered would keep there for the next load what is read from the disk"
         )),
         (Io::Auto | Io::Buffered, 1) => Some(format!(
-            "the page cache was cold, {from_disk} came from the disk; it is there now: load again to see the difference"
+            "{lack}, and has it now: load again to see the difference"
         )),
         (Io::Auto | Io::Buffered, _) => Some(format!(
-            "the page cache was cold: the first load had {from_disk} from the disk, the others had not; -v shows each"
+            "{lack} before the first load, and had it afterwards: -v shows each"
         )),
         _ => None,
     }
 }
 
 fn not_pinned(facts: &Facts) -> Option<String> {
-    let reason = style::escape(facts.pin_error.as_deref()?);
-    Some(format!(
-        "not all memory is pinned ({reason}): raise the limit (ulimit -l), or do without: --pin never"
-    ))
+    facts.lacks_pins.then(|| {
+        "to pin all memory, raise the limit of locked memory (ulimit -l); --pin never does without"
+            .into()
+    })
 }
 
 fn single_load(facts: &Facts) -> Option<String> {
@@ -167,7 +181,7 @@ mod tests {
             buffered_bytes: 512 * MIB,
             direct_bytes: 0,
             available_bytes: Some(4096 * MIB),
-            pin_error: None,
+            lacks_pins: false,
             rounds: 1,
             is_plain: true,
             recycles: true,
@@ -228,25 +242,25 @@ mod tests {
             ),
             (
                 cold(),
-                "the page cache was cold, 100 % came from the disk; --io buffered would keep it there for the next load",
+                "the page cache lacked 100 % of it; --io buffered would keep there for the next load what is read from the disk",
             ),
             (
                 buffered.clone(),
-                "the page cache was cold, 100 % came from the disk; it is there now: load again to see the difference",
+                "the page cache lacked 100 % of it, and has it now: load again to see the difference",
             ),
             (
                 Facts {
                     rounds: 5,
                     ..buffered
                 },
-                "the page cache was cold: the first load had 100 % from the disk, the others had not; -v shows each",
+                "the page cache lacked 100 % of it before the first load, and had it afterwards: -v shows each",
             ),
             (
                 Facts {
-                    pin_error: Some("no\u{1b}".into()),
+                    lacks_pins: true,
                     ..warm()
                 },
-                "not all memory is pinned (no\\u{1b}): raise the limit (ulimit -l), or do without: --pin never",
+                "to pin all memory, raise the limit of locked memory (ulimit -l); --pin never does without",
             ),
             (
                 Facts {
@@ -302,15 +316,17 @@ mod tests {
                 ..cold()
             },
             Facts {
+                io: Io::Buffered,
                 cached_bytes: None,
-                ..cold()
+                ..warm()
             },
             Facts {
                 bytes: MIB,
                 ..cold()
             },
             Facts {
-                cached_bytes: Some(500 * MIB),
+                buffered_bytes: 500 * MIB,
+                direct_bytes: 12 * MIB,
                 ..cold()
             },
             Facts {
@@ -336,7 +352,7 @@ mod tests {
             threads: Some(1),
             buffered_bytes: 512 * MIB,
             direct_bytes: 0,
-            pin_error: Some("no".into()),
+            lacks_pins: true,
             recycles: false,
             ..cold()
         };
@@ -344,11 +360,11 @@ mod tests {
         assert_eq!(applying.count(), RULES.len());
         assert!(said(everything.clone()).starts_with("threads wait"));
 
-        let pinned_less = Facts {
-            pin_error: Some("no".into()),
+        let unpinned = Facts {
+            lacks_pins: true,
             ..warm()
         };
-        let advice = advice(&[pinned_less, cold()]).unwrap();
-        assert!(advice.starts_with("the page cache was cold"), "{advice}");
+        let advice = advice(&[unpinned, cold()]).unwrap();
+        assert!(advice.starts_with("the page cache lacked"), "{advice}");
     }
 }

@@ -73,7 +73,7 @@ impl Facts {
             buffered_bytes: first.io.buffered_bytes,
             direct_bytes: first.io.direct_bytes,
             available_bytes: available_bytes(),
-            pin_error: report.pool.last_pin_error.clone(),
+            lacks_pins: report.pool.last_pin_error.is_some(),
             rounds: options.rounds.get(),
             is_plain: report.models.len() == 1 && options.sides == Sides::WithPool,
             recycles: first.allocation.reused > 0,

@@ -75,6 +75,9 @@ fn pool_text(pool: &PoolSummary, pin: Pin) -> String {
         (None, true, _) => format!("{pages} pages, {pinned} pinned"),
         (Some(reason), true, _) => {
             let reason = style::escape(reason);
+            if pool.pinned_bytes == 0 {
+                return format!("{pages} pages, not pinned: refused ({reason})");
+            }
             format!("{pages} pages, {pinned} pinned, more was refused ({reason})")
         }
     }
@@ -114,7 +117,7 @@ pub(super) fn write_savings(
     write_saved(out, savings, of, &source)
 }
 
-/// Writes what pooling saved in a load `of` something, whether or not it is something to be proud of, and where the number comes from.
+/// Writes what pooling saved in a load `of` something, a loss like a gain, and where the number comes from.
 pub(crate) fn write_saved(
     out: &mut impl Write,
     savings: &Savings,
@@ -134,7 +137,7 @@ fn saved(savings: &Savings, of: &str) -> (String, Style) {
     if savings.seconds > 0.0 {
         let least = match savings.method {
             Method::Measured => "",
-            Method::Estimated => "at least ",
+            Method::Estimated => "about ",
         };
         let ratio = units::ratio(savings.ratio);
         let text = format!("{least}{seconds} a load{of}, {ratio} times as fast with the pool");
@@ -186,6 +189,11 @@ mod tests {
             pool_text(&pool, Pin::Auto),
             "huge pages, 8.0 MiB pinned, more was refused (no)"
         );
+        pool.pinned_bytes = 0;
+        assert_eq!(
+            pool_text(&pool, Pin::Auto),
+            "huge pages, not pinned: refused (no)"
+        );
         pool.pins = false;
         assert_eq!(
             pool_text(&pool, Pin::Never),
@@ -214,7 +222,7 @@ mod tests {
         );
         assert_eq!(
             text(0.5, 2.0, Method::Estimated),
-            "at least 500 ms a load, 2.00 times as fast with the pool"
+            "about 500 ms a load, 2.00 times as fast with the pool"
         );
         assert_eq!(
             text(-0.5, 0.5, Method::Measured),

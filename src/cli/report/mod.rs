@@ -53,7 +53,7 @@ pub(crate) struct ModelReport {
     pub(crate) digests: Vec<TensorDigest>,
     /// Of the files.
     pub(crate) file_bytes: u64,
-    /// Bytes of the files that the page cache had before the first load; `None` where the kernel does not tell.
+    /// Bytes of the files that the page cache had before the first load; `None` where the kernel does not tell, and of parts of files.
     pub(crate) cached_bytes: Option<u64>,
     /// What the machine can do, if it was measured.
     pub(crate) limit: Option<Limit>,
@@ -100,13 +100,16 @@ pub(crate) struct PoolSummary {
 impl ModelReport {
     /// A report of what is to be loaded now: the page cache is asked what it has.
     pub(crate) fn new(checkpoint: &Checkpoint) -> Self {
+        let file_bytes = checkpoint.files().iter().map(|file| file.bytes).sum();
+        // Of parts of files the kernel is not asked: what it has of the rest says nothing about them.
+        let is_whole = checkpoint.bytes() >= file_bytes / 10 * 9;
         Self {
             model: ModelSummary::of(checkpoint),
             runs: Vec::new(),
             baseline_runs: Vec::new(),
             digests: Vec::new(),
-            file_bytes: checkpoint.files().iter().map(|file| file.bytes).sum(),
-            cached_bytes: cached_bytes(checkpoint),
+            file_bytes,
+            cached_bytes: is_whole.then(|| cached_bytes(checkpoint)).flatten(),
             limit: None,
         }
     }

@@ -53,8 +53,8 @@ const SIDE_ROWS: [&str; 6] = [
     "time",
     "rate",
     "allocation",
-    "fresh memory",
-    "recycled memory",
+    "fresh",
+    "recycled",
     "page faults",
 ];
 

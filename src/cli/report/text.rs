@@ -14,7 +14,7 @@ use super::{
     runs, several, speed,
 };
 
-/// Writes what was loaded, what it took against what the machine can do, where the time went, what pooling saved, and what would be better.
+/// Writes what was loaded, how fast, where the time went, what pooling saved, and what would be better.
 pub(crate) fn write_load(
     out: &mut impl Write,
     options: &LoadOptions,

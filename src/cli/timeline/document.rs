@@ -2,12 +2,12 @@
 
 use ckload::Report;
 
-use super::super::chart::{Bar, ways};
+use super::super::chart::{self, Bar, ways};
 use super::super::page::Page;
 use super::super::savings::median_seconds;
 use super::super::units;
 use super::recording::Recorded;
-use super::{Kind, Timeline, chart};
+use super::{Kind, Timeline};
 
 /// A page on loads, one for each model.
 pub(super) fn page(loads: &[Recorded]) -> String {
@@ -28,7 +28,7 @@ fn show(page: &mut Page, load: &Recorded) {
     let timeline = &load.timeline;
     page.facts(&facts(load));
     page.figure(
-        &chart(timeline),
+        &chart::timeline(timeline),
         "What each thread did, from the start of the load on. Where much happens in little room, a column is filled as high as its \
          share of the time. Point at a part for its size and rate.",
     );

@@ -206,7 +206,7 @@ fn spans(entries: &[Entry], start: Instant) -> Vec<Span> {
     for number in 1..spans.len() {
         let next = spans[number].start;
         let last = &mut spans[number - 1];
-        last.seconds = last.seconds.min(next - last.start);
+        last.seconds = last.seconds.min(next - last.start).max(0.0);
     }
     spans
 }
@@ -240,4 +240,78 @@ fn sorted_as(name: &str) -> (bool, String, u64) {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use ckload::synth::Gpt2;
+    use ckload::{BufferPool, Checkpoint, Loader};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Counting {
+        reads: AtomicUsize,
+        finished: AtomicUsize,
+    }
+
+    impl Observer for Counting {
+        fn read(&self, _event: &ReadDone) {
+            self.reads.fetch_add(1, Relaxed);
+        }
+
+        fn finished(&self, _report: &Report) {
+            self.finished.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn each_timeline_is_of_what_came_after_the_one_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        Gpt2::TINY.blueprint().write_file(&path, 0).unwrap();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let counting = Arc::new(Counting::default());
+        let recorder = Recorder::around(Some(Arc::clone(&counting) as Arc<dyn Observer>));
+        let loader = Loader::new()
+            .pool(&BufferPool::new())
+            .observer(Arc::clone(&recorder) as Arc<dyn Observer>);
+        assert_eq!(recorder.timeline().seconds, 0.0);
+        for number in 1..=3 {
+            let report = loader.load(&checkpoint).unwrap().report().clone();
+            let timeline = recorder.timeline();
+            assert!(timeline.seconds >= report.seconds - 1e-6);
+            assert_eq!(timeline.open_seconds, report.open_seconds);
+            let of = |kind| timeline.spans().filter(move |span| span.kind == kind);
+            let reads = timeline.spans().filter(|span| span.kind.is_read());
+            assert_eq!(reads.count() as u64, report.io.reads);
+            let leased = |kind| of(kind).map(|span| span.bytes).sum::<u64>();
+            assert_eq!(leased(Kind::FreshMemory), report.allocation.fresh_bytes);
+            assert_eq!(leased(Kind::RecycledMemory), report.allocation.reused_bytes);
+            for worker in &timeline.workers {
+                assert!(worker.name.starts_with("ckload-"), "{}", worker.name);
+                assert!(
+                    worker
+                        .spans
+                        .is_sorted_by(|one, next| one.start + one.seconds <= next.start)
+                );
+            }
+            assert_eq!(counting.finished.load(Relaxed), number);
+            assert_eq!(
+                counting.reads.load(Relaxed) as u64,
+                report.io.reads * number as u64
+            );
+        }
+        assert!(recorder.timeline().workers.is_empty());
+    }
+
+    #[test]
+    fn threads_stand_in_the_order_of_their_numbers() {
+        let mut names = ["ckload-10", "ckload-2", "worker", "main", "ckload-0"];
+        names.sort_by_cached_key(|name| sorted_as(name));
+        assert_eq!(
+            names,
+            ["main", "ckload-0", "ckload-2", "ckload-10", "worker"]
+        );
+    }
 }
