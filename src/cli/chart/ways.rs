@@ -144,11 +144,11 @@ fn draw_limit(drawn: &mut String, limit: &Limit, axis: &Axis, top: f64, bottom: 
     let anchor = if x > 50.0 { "end" } else { "start" };
     let label = escape_html(&limit.label);
     let time = units::seconds(limit.seconds);
-    let _ = write!(
+    let _ = writeln!(
         drawn,
         "<g><title>{label}: {time}</title>\
          <line class=\"limit\" x1=\"{x:.3}%\" x2=\"{x:.3}%\" y1=\"{}\" y2=\"{bottom}\"/>\
-         <text class=\"limit-name\" x=\"{x:.3}%\" y=\"{}\" text-anchor=\"{anchor}\">{label} {time}</text></g>\n",
+         <text class=\"limit-name\" x=\"{x:.3}%\" y=\"{}\" text-anchor=\"{anchor}\">{label} {time}</text></g>",
         top + 16.0,
         top + 11.0
     );
