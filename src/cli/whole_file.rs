@@ -79,6 +79,8 @@ fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
         .prefix(".ckload-")
         .permissions(Permissions::from_mode(0o666))
         .tempfile_in(folder)
+        // The error names the temporary file, of which nobody has heard.
+        .map_err(|error| error.kind().into())
 }
 
 fn failed(path: &Path) -> impl Fn(io::Error) -> Error {
@@ -138,6 +140,7 @@ mod tests {
         for path in [folder.path().to_owned(), folder.path().join("none/a.md")] {
             let error = check(&path).unwrap_err();
             assert!(matches!(error, Error::WriteFile { .. }), "{error}");
+            assert!(!error.to_string().contains(".ckload-"), "{error}");
             assert!(write(&path, |_| Ok(())).is_err());
         }
     }

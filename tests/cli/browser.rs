@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::fs::{self, File};
-use std::io::BufReader;
+use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -79,7 +79,8 @@ fn look(picture: &Path) -> Seen {
 /// Shows `page` on two screens in both colour schemes, and checks that there is something, and that nothing is wider than the screen.
 pub(crate) fn check_page(page: &Path, name: &str) {
     let Some(browser) = browser() else {
-        eprintln!("skipped: no Chromium here, and none is named by CHROME");
+        let skipped = b"skipped: no Chromium here, and none is named by CHROME\n";
+        io::stderr().write_all(skipped).unwrap();
         return;
     };
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pages");

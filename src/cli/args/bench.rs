@@ -14,7 +14,7 @@ use crate::cli::options::{BenchOptions, Exports};
 pub(super) const EXAMPLES: &[Example] = &[
     Example::new("ckload bench models/llama", "warm, then cold"),
     Example::new(
-        "ckload bench gpt2 --cache warm --ways read,resident",
+        "ckload bench gpt2 --ways read,resident",
         "two ways and their limit",
     ),
     Example::new(

@@ -176,6 +176,8 @@ impl Invocation {
                     Action::Load(Box::new(options.map_err(invalid)?))
                 }
                 Some(Command::Bench(bench)) => {
+                    let command = command.find_subcommand_mut("bench");
+                    let command = command.expect("it is one of the commands");
                     let invalid = |error| command.error(ErrorKind::ValueValidation, error);
                     Action::Bench(Box::new(bench.resolve().map_err(invalid)?))
                 }

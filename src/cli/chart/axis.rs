@@ -18,7 +18,8 @@ impl Axis {
         let seconds = if seconds > 0.0 { seconds } else { 1e-3 };
         Self {
             end: seconds,
-            step: step(seconds / 5.0),
+            // Five labels at most: more would run into each other on a phone.
+            step: step(seconds / 4.0),
             left: 0.0,
             width: 100.0,
         }

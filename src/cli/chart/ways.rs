@@ -84,17 +84,27 @@ fn draw_group(
     let axis = Axis::up_to(longest).roomy();
     let bottom = y + ROW * bars.len() as f64;
     *drawn += &axis.draw(y, bottom);
-    for bar in bars {
-        draw_bar(drawn, y, bar, &axis);
-        y += ROW;
+    // The limit is to be seen before the bars, and what is written before the limit.
+    let rows = || (0..).map(|number| y + ROW * f64::from(number)).zip(bars);
+    for (top, bar) in rows() {
+        let _ = write!(
+            drawn,
+            "<rect class=\"bar\" x=\"0\" y=\"{}\" width=\"{:.3}%\" height=\"14\" rx=\"2\"/>",
+            top + 21.0,
+            axis.length(bar.median)
+        );
     }
     if let Some(limit) = limit {
         draw_limit(drawn, limit, &axis, plot_top, bottom);
     }
+    for (top, bar) in rows() {
+        label_bar(drawn, top, bar, &axis);
+    }
     bottom + AXIS
 }
 
-fn draw_bar(drawn: &mut String, top: f64, bar: &Bar, axis: &Axis) {
+/// What stands above a bar, and its runs in it.
+fn label_bar(drawn: &mut String, top: f64, bar: &Bar, axis: &Axis) {
     let label = escape_html(&bar.label);
     let median = units::seconds(bar.median);
     let note = escape_html(&bar.note);
@@ -103,7 +113,7 @@ fn draw_bar(drawn: &mut String, top: f64, bar: &Bar, axis: &Axis) {
         0 => String::new(),
         runs => format!(" in {}", units::counted(runs as u64, "run")),
     };
-    let (text_y, bar_y, middle) = (top + 14.0, top + 21.0, top + 28.0);
+    let (text_y, middle) = (top + 14.0, top + 28.0);
     let value = if note.is_empty() {
         median.clone()
     } else {
@@ -112,10 +122,9 @@ fn draw_bar(drawn: &mut String, top: f64, bar: &Bar, axis: &Axis) {
     let _ = write!(
         drawn,
         "<g><title>{label}: median {median}, {range}{runs}</title>\
+         <rect width=\"100%\" y=\"{top}\" height=\"{ROW}\" fill=\"none\" pointer-events=\"all\"/>\
          <text x=\"0\" y=\"{text_y}\">{label}</text>\
-         <text class=\"faint\" x=\"100%\" y=\"{text_y}\" text-anchor=\"end\">{value}</text>\
-         <rect class=\"bar\" x=\"0\" y=\"{bar_y}\" width=\"{:.3}%\" height=\"14\" rx=\"2\"/>",
-        axis.length(bar.median)
+         <text class=\"faint\" x=\"100%\" y=\"{text_y}\" text-anchor=\"end\">{value}</text>"
     );
     let (from, to) = (axis.x(bar.min), axis.x(bar.max));
     let (cap_top, cap_bottom) = (middle - 4.0, middle + 4.0);
@@ -144,11 +153,11 @@ fn draw_limit(drawn: &mut String, limit: &Limit, axis: &Axis, top: f64, bottom: 
     let anchor = if x > 50.0 { "end" } else { "start" };
     let label = escape_html(&limit.label);
     let time = units::seconds(limit.seconds);
-    let _ = write!(
+    let _ = writeln!(
         drawn,
         "<g><title>{label}: {time}</title>\
          <line class=\"limit\" x1=\"{x:.3}%\" x2=\"{x:.3}%\" y1=\"{}\" y2=\"{bottom}\"/>\
-         <text class=\"limit-name\" x=\"{x:.3}%\" y=\"{}\" text-anchor=\"{anchor}\">{label} {time}</text></g>\n",
+         <text class=\"limit-name\" x=\"{x:.3}%\" y=\"{}\" text-anchor=\"{anchor}\">{label} {time}</text></g>",
         top + 16.0,
         top + 11.0
     );
