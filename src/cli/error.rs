@@ -101,8 +101,7 @@ impl Error {
             | Self::CreateFolder { path, .. }
             | Self::NothingMeasured { path, .. }
             | Self::NoTensorDigests { path }
-            | Self::Read { path, .. }
-            | Self::WriteFile { path, .. } => Some(path),
+            | Self::Read { path, .. } => Some(path),
             Self::NotPinned { .. }
             | Self::NoCacheFolder
             | Self::Mismatched(_)
