@@ -133,10 +133,7 @@ mod tests {
                 .contains(">0.1 ms</text>")
         );
         assert!(Axis::up_to(42.0).draw(0.0, 10.0).contains(">40 s</text>"));
-        assert!(
-            Axis::up_to(0.0).draw(0.0, 10.0).contains(">1.0 ms</text>")
-                || Axis::up_to(0.0).draw(0.0, 10.0).contains(" ms</text>")
-        );
+        assert!(Axis::up_to(0.0).draw(0.0, 10.0).contains(">1.0 ms</text>"));
     }
 
     #[test]
