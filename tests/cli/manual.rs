@@ -6,6 +6,7 @@ use std::process::Command;
 use crate::support::{ckload, commands, stdout_of};
 
 /// Whether `program` can be run here; if not, standard error says that a test is left out.
+#[allow(clippy::print_stderr)]
 fn is_there(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok();
     if !found {
