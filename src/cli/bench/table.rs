@@ -33,10 +33,14 @@ pub(super) fn write(out: &mut impl Write, results: &Results, columns: usize) -> 
     write_model(out, &results.model)?;
     write_wrapped(out, &results.machine.describe(), columns)?;
     write_wrapped(out, &results.method(), columns)?;
-    for result in &results.states {
+    for (result, table) in results
+        .states
+        .iter()
+        .zip(fitting_tables(&results.states, columns)?)
+    {
         let title = style::TITLE;
         writeln!(out, "\n{title}{}{title:#}", result.state.title())?;
-        out.write_all(&fitting_table(result, columns)?)?;
+        out.write_all(&table)?;
     }
     writeln!(out)?;
     let faint = style::FAINT;
@@ -51,18 +55,22 @@ pub(super) fn write(out: &mut impl Write, results: &Results, columns: usize) -> 
     Ok(())
 }
 
-/// The table of a state, without the columns for which there is no room.
-fn fitting_table(result: &StateResult, columns: usize) -> io::Result<Vec<u8>> {
+/// A table for each state, without the columns for which there is no room in one of them.
+fn fitting_tables(results: &[StateResult], columns: usize) -> io::Result<Vec<Vec<u8>>> {
     let mut shown: Vec<usize> = (0..COLUMNS.len()).collect();
     let mut expendable = EXPENDABLE.into_iter();
     loop {
-        let mut text = Vec::new();
-        table(result, &shown).write(&mut text)?;
-        if width(&text) <= columns {
-            return Ok(text);
+        let mut tables = Vec::new();
+        for result in results {
+            let mut text = Vec::new();
+            table(result, &shown).write(&mut text)?;
+            tables.push(text);
+        }
+        if tables.iter().all(|text| width(text) <= columns) {
+            return Ok(tables);
         }
         let Some(gone) = expendable.next() else {
-            return Ok(text);
+            return Ok(tables);
         };
         shown.retain(|&column| column != gone);
     }
@@ -171,8 +179,8 @@ mod tests {
             (45, "way                median       rate  × limit"),
             (1, "way                median  × limit"),
         ] {
-            let text = fitting_table(&result(), columns).unwrap();
-            let plain = anstream::adapter::strip_bytes(&text).into_vec();
+            let tables = fitting_tables(&[result()], columns).unwrap();
+            let plain = anstream::adapter::strip_bytes(&tables[0]).into_vec();
             let plain = String::from_utf8(plain).unwrap();
             assert_eq!(plain.lines().next(), Some(header), "{columns}");
             assert_eq!(plain.lines().count(), 13);
