@@ -48,8 +48,9 @@ def main() -> None:
             if arguments.save:
                 to = arguments.save / f"{date}-{machine.slug}" / f"python-{model.name}-{state}"
                 to.parent.mkdir(parents=True, exist_ok=True)
-                to.with_suffix(".md").write_text(page)
-                to.with_suffix(".json").write_text(json.dumps(report.raw(model, machine, date, effort, versions, measured), indent=2) + "\n")
+                to.with_name(to.name + ".md").write_text(page)
+                raw = report.raw(model, machine, date, effort, versions, measured)
+                to.with_name(to.name + ".json").write_text(json.dumps(raw, indent=2) + "\n")
                 print(f"written to {to.parent}", file=sys.stderr)
 
 

@@ -89,7 +89,7 @@ def tensorizer(files: list[Path]) -> Load:
     def load() -> "dict[str, torch.Tensor]":
         tensors: dict[str, torch.Tensor] = {}
         for file in files:
-            with TensorDeserializer(str(file), device="cpu", num_readers=2) as deserializer:
+            with TensorDeserializer(str(file), device="cpu") as deserializer:
                 tensors |= deserializer.items()
         return tensors
 
@@ -106,7 +106,7 @@ ALL = (
     Way("Run:ai streamer, io_uring buffered", prepare=runai("io_uring_buffered"), uses_io_uring=True),
     Way("Run:ai streamer, io_uring direct", prepare=runai("io_uring_direct"), uses_io_uring=True),
     Way("fastsafetensors", prepare=fastsafetensors),
-    Way("tensorizer, 2 readers", "tensorizer", tensorizer),
+    Way("tensorizer", "tensorizer", tensorizer),
     Way(RESIDENT, options=("--resident",)),
     Way("ckload, streamed"),
 )
