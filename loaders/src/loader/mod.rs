@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use bytesize::ByteSize;
-use ckload_pool::{BufferPool, GetError, PooledBuffer, Request};
+use ckload_pool::{BufferPool, GetError, Origin, PooledBuffer, Request};
 use parking_lot::Mutex;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -290,6 +290,10 @@ impl Loader {
         if self.pool.is_pinned() && !buffer.is_pinned() {
             let start = Instant::now();
             buffer.pin();
+            // Recycled memory is tried again where locking was refused, which is no part of what new memory costs.
+            if !matches!(buffer.origin(), Origin::Fresh { .. }) {
+                return;
+            }
             let event = Touched {
                 bytes: buffer.capacity() as u64,
                 duration: start.elapsed(),

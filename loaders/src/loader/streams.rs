@@ -30,8 +30,12 @@ impl Loader {
     /// A file cannot be opened, or is not the one that was opened before; the budget is too small for a tensor; the observer
     /// panics. What goes wrong later comes out of the stream.
     pub fn stream(&self, checkpoint: &Checkpoint) -> Result<Stream, Error> {
-        let loader = traced!(self, "stream", checkpoint);
-        let setting = loader.stream_setting(checkpoint)?;
+        traced!(self, "stream", checkpoint).begin_stream(checkpoint)
+    }
+
+    /// A stream within what this loader is told to log already.
+    pub(crate) fn begin_stream(&self, checkpoint: &Checkpoint) -> Result<Stream, Error> {
+        let setting = self.stream_setting(checkpoint)?;
         Error::catch(|| Ok(Stream::new(setting, None)))
     }
 

@@ -258,7 +258,7 @@ impl Loader {
         if elsewhere.tensors().is_empty() {
             return Ok(Report::default());
         }
-        let mut stream = self.clone().digests(true).stream(elsewhere)?;
+        let mut stream = self.clone().digests(true).begin_stream(elsewhere)?;
         for tensor in stream.by_ref() {
             let tensor = tensor?;
             if let (Some(sha256), Some(number)) =
