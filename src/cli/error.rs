@@ -53,6 +53,9 @@ pub(crate) enum Error {
     Mismatched(Vec<Mismatch>),
     #[error("{} lists only files, and a load hashes tensors; use `ckload verify --against`", .path.display())]
     NoTensorDigests { path: PathBuf },
+    /// Something else went wrong once the result was printed.
+    #[error(transparent)]
+    AfterResult(Box<Self>),
     #[error("interrupted")]
     Interrupted,
     #[error("cannot write to standard output: {0}")]
@@ -84,6 +87,7 @@ impl Error {
             Self::NothingMeasured { .. } => "nothing_measured",
             Self::Mismatched(_) => "mismatched",
             Self::NoTensorDigests { .. } => "no_tensor_digests",
+            Self::AfterResult(error) => error.kind(),
             Self::CreateFolder { .. }
             | Self::Read { .. }
             | Self::WriteFile { .. }
@@ -96,6 +100,7 @@ impl Error {
         match self {
             Self::Load(error) => error.path(),
             Self::Write(error) => Some(error.path()),
+            Self::AfterResult(error) => error.path(),
             Self::NothingSelected { path, .. }
             | Self::WriteFile { path, .. }
             | Self::CreateFolder { path, .. }
@@ -136,7 +141,8 @@ impl Error {
             "{error}error{error:#}: {}",
             style::escape(&message)
         )?;
-        if output.json {
+        // Whoever reads JSON gets one object.
+        if output.json && !matches!(self, Self::AfterResult(_)) {
             output.write_json(&Failure {
                 schema: super::report::SCHEMA,
                 error: FailureDetails {

@@ -72,9 +72,7 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
         models.push(model);
     }
     drop(progress);
-    if let Some(recording) = &recording {
-        recording.write()?;
-    }
+    let recorded = recording.as_ref().map_or(Ok(()), Recording::write);
 
     let savings = match options.sides {
         Sides::Compare => savings::measured(
@@ -104,18 +102,35 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
         pool,
         peak_rss_bytes,
     };
+    let written = write(&report, options, setup.way, &checkpoints, output);
+    // What is wrong with the model does not go under in a closed pipe or a full disk.
+    if !report.mismatches.is_empty() {
+        if let Err(error) = recorded {
+            output.warn(&error.to_string())?;
+        }
+        return Err(Error::Mismatched(report.mismatches));
+    }
+    recorded.map_err(|error| Error::AfterResult(Box::new(error)))?;
+    Ok(written?)
+}
+
+/// Writes the result to standard output.
+fn write(
+    report: &LoadReport,
+    options: &LoadOptions,
+    way: Way,
+    checkpoints: &[Checkpoint],
+    output: &OutputOptions,
+) -> io::Result<()> {
     if output.json {
-        output.write_json(&report)?;
-    } else if !output.quiet {
-        let out = &mut io::BufWriter::new(output.stdout());
-        report::write_load(out, options, setup.way, &checkpoints, &report)?;
-        out.flush()?;
+        return output.write_json(report);
     }
-    if report.mismatches.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::Mismatched(report.mismatches))
+    if output.quiet {
+        return Ok(());
     }
+    let out = &mut io::BufWriter::new(output.stdout());
+    report::write_load(out, options, way, checkpoints, report)?;
+    out.flush()
 }
 
 /// What plain reads of the files reach in the state that the loads found; `None` where that says nothing about them.

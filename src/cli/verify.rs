@@ -35,23 +35,25 @@ pub(crate) fn run(options: &VerifyOptions, output: &OutputOptions) -> Result<(),
     if let Some(manifest) = &manifest {
         mismatches.extend(manifest.mismatches(&found));
     }
-    if output.json {
+    let written = if output.json {
         output.write_json(&Findings {
             schema: SCHEMA,
             path: checkpoint.path().to_string_lossy(),
             files: found.files(),
             tensors: found.tensors(),
             mismatches: &mismatches,
-        })?;
-    } else if !output.quiet {
-        let mut out = io::BufWriter::new(output.stdout());
-        write_text(&mut out, &checkpoint, &found, &mismatches, options)?;
-    }
-    if mismatches.is_empty() {
+        })
+    } else if output.quiet {
         Ok(())
     } else {
-        Err(Error::Mismatched(mismatches))
+        let mut out = io::BufWriter::new(output.stdout());
+        write_text(&mut out, &checkpoint, &found, &mismatches, options)
+    };
+    // Whoever closes the pipe is told of the damage all the same.
+    if !mismatches.is_empty() {
+        return Err(Error::Mismatched(mismatches));
     }
+    Ok(written?)
 }
 
 fn verify(

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Model, ckload, failure_of};
+use crate::support::{Model, ckload, failure_of, plain};
 
 /// The error's name in JSON, and the line that people see.
 fn failure(model: &Model, options: &[&str]) -> (String, String) {
@@ -97,6 +97,36 @@ fn a_budget_below_the_largest_tensor_says_what_works() {
     let (kind, message) = failure(&Model::of_large_tensors(1), &["--budget", "1MiB"]);
     assert_eq!(kind, "budget_too_small");
     assert!(message.contains("2097152"), "{message}");
+}
+
+/// Loads with a timeline that is not to be had: no file may have a byte.
+#[test]
+fn a_timeline_that_cannot_be_written_loses_no_report() {
+    let model = Model::tiny();
+    let folder = tempfile::tempdir().unwrap();
+    let run = |options: &[&str]| {
+        let load = plain();
+        let output = std::process::Command::new("sh")
+            .args(["-c", r#"trap "" XFSZ; ulimit -f 0; exec "$0" "$@""#])
+            .arg(load.get_program())
+            .arg(model.path())
+            .args(options)
+            .arg("--timeline")
+            .arg(folder.path().join("load.html"))
+            .env_remove("RUST_LOG")
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let said = text(output.stderr);
+        assert!(said.starts_with("error: cannot write "), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        text(output.stdout)
+    };
+    let report = run(&[]);
+    assert!(report.contains("\nSpeed     "), "{report}");
+    let report: serde_json::Value = serde_json::from_str(&run(&["--json"])).unwrap();
+    assert_eq!(report["models"][0]["tensors"], 30);
 }
 
 #[test]

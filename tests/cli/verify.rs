@@ -8,7 +8,7 @@ use std::process::Command;
 use ckload::synth::{Blueprint, Element, TensorSpec};
 use serde_json::{Value, json};
 
-use crate::support::{Model, assert_keys, ckload, failure_of, json_of, stdout_of};
+use crate::support::{Model, assert_keys, ckload, failure_of, json_of, plain, stdout_of};
 
 const TENSOR: &str = "name dtype shape bytes sha256";
 
@@ -123,6 +123,42 @@ fn a_manifest_finds_what_is_damaged() {
     assert_eq!(tensor["kind"], "tensor_digest");
     assert_eq!(tensor["name"], "wte.weight");
     assert_eq!(tensor["found"], json["tensors"][29]["sha256"]);
+}
+
+/// Whoever reads a result may stop before its end: `ckload verify … | head -1`.
+#[test]
+fn a_closed_pipe_hides_no_damage() {
+    let model = Model::tiny();
+    let recorded = record(&model);
+    let run = |command: &[&str]| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = plain()
+            .args(command)
+            .arg(model.path())
+            .arg("--against")
+            .arg(&recorded)
+            .stdout(writer)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), said)
+    };
+    let commands: [&[&str]; 4] = [
+        &["verify"],
+        &["verify", "--json"],
+        &["--verify"],
+        &["--verify", "--json"],
+    ];
+    for command in commands {
+        assert_eq!(run(command), (Some(0), String::new()), "{command:?}");
+    }
+    damage(&model.path());
+    for command in commands {
+        let (status, said) = run(command);
+        assert_eq!(status, Some(1), "{command:?}");
+        assert!(said.starts_with("mismatch: "), "{command:?}: {said}");
+    }
 }
 
 #[test]
