@@ -22,12 +22,8 @@ pub(crate) enum Error {
     Load(#[from] ckload::Error),
     #[error(transparent)]
     Write(#[from] synth::Error),
-    #[error("no tensor of {} is left to load: {}", .path.display(), none_left(.unmatched))]
-    NothingSelected {
-        path: PathBuf,
-        /// What is to be said of each glob that matches no tensor.
-        unmatched: Vec<String>,
-    },
+    #[error("no tensor of {} is left to load: {reason}", .path.display())]
+    NothingSelected { path: PathBuf, reason: String },
     #[error(
         "{} of the pool's {} could not be locked in memory ({reason}); \
          raise RLIMIT_MEMLOCK (`ulimit -l`), or use --pin auto",
@@ -153,15 +149,6 @@ impl Error {
             })?;
         }
         Ok(())
-    }
-}
-
-/// Why a selection is empty.
-fn none_left(unmatched: &[String]) -> String {
-    if unmatched.is_empty() {
-        "what --include matches is left out by --exclude; `ckload inspect` lists their names".into()
-    } else {
-        unmatched.join("; ")
     }
 }
 

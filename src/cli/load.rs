@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::report::{Limit, LoadReport, ModelReport};
 use super::runner::{Runner, Setup, Way};
 use super::timeline::Recording;
-use super::unmatched::unmatched;
+use super::unmatched::{none_left, unmatched};
 use super::{limit, report, savings};
 
 /// What smaller models take is not reading, and too little to be measured against it.
@@ -199,7 +199,7 @@ pub(crate) fn open_all(
         if checkpoint.tensors().is_empty() && !whole.tensors().is_empty() {
             return Err(Error::NothingSelected {
                 path: whole.path().to_owned(),
-                unmatched,
+                reason: none_left(&options.patterns, whole)?,
             });
         }
     }
