@@ -123,7 +123,7 @@ pub(super) struct LoadArgs {
 
     /// Load without the pool as well, to measure what pooling saves
     ///
-    /// Both loads are done in turns. With --resident this takes the memory of two models: what the pool keeps, and the load without it.
+    /// Both loads are done in turns, after one that does not count. With --resident this takes the memory of two models: what the pool keeps, and the load without it.
     #[arg(long, conflicts_with = "no_pool", help_heading = group::MEASURING)]
     compare: bool,
 
