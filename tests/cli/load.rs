@@ -86,7 +86,7 @@ fn a_comparison_is_not_of_a_cold_load_with_a_warm_one() {
     file.sync_all().expect("a disk or none");
     fadvise(&file, 0, None, Advice::DontNeed).expect("advice");
     if usage::cached_bytes(&file) != Some(0) {
-        println!("not tested: the page cache keeps this file, or does not tell");
+        eprintln!("not tested: the page cache keeps this file, or does not tell");
         return;
     }
     let options = ["--compare", "--repeat", "1", "--io", "buffered"];
@@ -322,7 +322,7 @@ fn the_page_cache_is_left_as_it_was_if_asked() {
     file.sync_all().expect("a disk or none");
     fadvise(&file, 0, None, Advice::DontNeed).expect("advice");
     if usage::cached_bytes(&file) != Some(0) {
-        println!("not tested: the page cache keeps this file, or does not tell");
+        eprintln!("not tested: the page cache keeps this file, or does not tell");
         return;
     }
     let buffered = ["--io", "buffered", "-q"];

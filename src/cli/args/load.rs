@@ -9,7 +9,7 @@ use clap::{ValueEnum, ValueHint};
 
 use super::help::{Example, group};
 use super::reading::ReadArgs;
-use super::values::{parse_budget, parse_glob, parse_timeline};
+use super::values::{parse_budget, parse_glob, timeline_parser};
 use crate::cli::options::{LoadOptions, NamePattern, Pin, Sides, TimelineFile};
 
 /// Rounds of a comparison, unless `--repeat` says otherwise: enough for a median.
@@ -137,7 +137,7 @@ pub(super) struct LoadArgs {
     #[arg(
         long,
         value_name = "FILE",
-        value_parser = parse_timeline,
+        value_parser = timeline_parser(),
         conflicts_with = "dry_run",
         value_hint = ValueHint::FilePath,
         help_heading = group::MEASURING
