@@ -203,7 +203,9 @@ fn verbose_shows_settings_and_each_run() {
         "-v", "-j", "3", "--io", "buffered", "--budget", "8MiB", "--pin", "never", "--repeat", "2",
     ]));
     let settings = ["huge", "small"].map(|pages| {
-        format!("settings: 3 threads, io buffered, budget 8.0 MiB, pool of {pages} pages, pin never\n")
+        format!(
+            "settings: 3 threads, io buffered, budget 8.0 MiB, pool of {pages} pages, pin never\n"
+        )
     });
     assert!(settings.iter().any(|line| text.contains(line)), "{text}");
     assert!(

@@ -12,6 +12,9 @@ import numpy as np
 SLACK = 1 << 20
 """So many bytes of a file may be otherwise: headers that were read, and what the kernel counts at a file's end."""
 
+WARM_SHARE = 0.995
+"""A file counts as cached from this share on: a kernel that reclaims ahead of need may evict a piece while the next one is read."""
+
 ATTEMPTS = 3
 """A file is read so many times at most to have it cached: a kernel that reclaims ahead of need evicts a piece here and there."""
 
@@ -44,7 +47,10 @@ def prepare(state: State, files: Iterable[Path]) -> None:
 
 def holds(state: State, file: Path) -> bool:
     cached = cached_bytes(file)
-    return cached <= SLACK if state is State.COLD else cached + SLACK >= file.stat().st_size
+    if state is State.COLD:
+        return cached <= SLACK
+    size = file.stat().st_size
+    return cached >= min(size - SLACK, WARM_SHARE * size)
 
 
 def complete(file: Path) -> None:

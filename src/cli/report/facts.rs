@@ -62,7 +62,13 @@ impl Facts {
         let waits = was_cold || first.io.direct_bytes > first.io.buffered_bytes;
         // Who asks for a way of reading is taken to wait.
         let takes_all = waits || reading.io != Io::Auto;
-        let threads = |all| if all { policy.waiting_threads } else { policy.threads };
+        let threads = |all| {
+            if all {
+                policy.waiting_threads
+            } else {
+                policy.threads
+            }
+        };
         Self {
             budget: budget.map(|(budget, _)| budget),
             usual_budget: budget.map_or(0, |(_, usual)| usual),
@@ -103,5 +109,8 @@ fn available_bytes() -> Option<u64> {
     // Without a limit there is no file, or a word in it.
     let limit = |path: &&str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let limits = GROUP_LIMITS.iter().filter_map(limit);
-    limits.min().is_none_or(|limit| limit >= available).then_some(available)
+    limits
+        .min()
+        .is_none_or(|limit| limit >= available)
+        .then_some(available)
 }
