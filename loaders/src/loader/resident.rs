@@ -66,8 +66,7 @@ impl Loader {
             };
             let _turn = turn.map_err(|source| self.no_memory(source))?;
             let layout = self.layout(checkpoint, plan);
-            let buffers =
-                workers.install(|| self.lease_all(&layout, policy.threads, &meter))?;
+            let buffers = workers.install(|| self.lease_all(&layout, policy.threads, &meter))?;
             (layout.plan, buffers)
         };
         workers.install(|| {

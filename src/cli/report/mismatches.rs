@@ -41,11 +41,7 @@ pub(crate) fn write_mismatches(out: &mut impl Write, mismatches: &[Mismatch]) ->
 }
 
 /// In a table if lines of so many columns have room for it.
-fn write_within(
-    out: &mut impl Write,
-    mismatches: &[Mismatch],
-    columns: usize,
-) -> io::Result<()> {
+fn write_within(out: &mut impl Write, mismatches: &[Mismatch], columns: usize) -> io::Result<()> {
     let mut table = Table::new([TITLE, ""]);
     for mismatch in mismatches {
         table.row([name(mismatch), in_brief(mismatch)]);

@@ -211,7 +211,10 @@ mod tests {
         run.digest_seconds = Some(6.0);
         run.digest_threads = 2;
         let times = seconds(&run);
-        assert_eq!(times[1..4], [("allocate", 0.1), ("read", 0.5), ("hash", 3.0)]);
+        assert_eq!(
+            times[1..4],
+            [("allocate", 0.1), ("read", 0.5), ("hash", 3.0)]
+        );
         let note = Phases::of(&run).note(1);
         assert_eq!(note, "of 4.50 s; means over 2 to 8 threads");
         run.digest_threads = 8;
