@@ -97,7 +97,7 @@ fn without_settings(program: &str) -> std::process::Command {
     command
 }
 
-pub(crate) fn program() -> &'static str {
+fn program() -> &'static str {
     env!("CARGO_BIN_EXE_ckload")
 }
 

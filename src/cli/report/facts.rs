@@ -105,12 +105,32 @@ fn available_bytes() -> Option<u64> {
         .lines()
         .find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    let available = kibibytes * 1024;
-    // Without a limit there is no file, or a word in it.
-    let limit = |path: &&str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let limits = GROUP_LIMITS.iter().filter_map(limit);
-    limits
-        .min()
-        .is_none_or(|limit| limit >= available)
-        .then_some(available)
+    let limits = GROUP_LIMITS.iter().map(fs::read_to_string);
+    unless_limited(kibibytes * 1024, limits.filter_map(Result::ok))
+}
+
+/// `available`, unless one of the limits, as their files have them, is smaller: what is left of that is not known here.
+fn unless_limited(available: u64, limits: impl Iterator<Item = String>) -> Option<u64> {
+    // Where there is no limit, a word says so.
+    let mut numbers = limits.filter_map(|limit| limit.trim().parse::<u64>().ok());
+    let fits = numbers.all(|limit| limit >= available);
+    fits.then_some(available)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unless_limited;
+
+    #[test]
+    fn what_a_control_group_may_have_is_not_what_the_machine_has() {
+        for (limits, expected) in [
+            (&[][..], Some(1000)),
+            (&["max\n"], Some(1000)),
+            (&["9223372036854771712\n"], Some(1000)),
+            (&["max\n", "999\n"], None),
+        ] {
+            let limits = limits.iter().map(ToString::to_string);
+            assert_eq!(unless_limited(1000, limits), expected);
+        }
+    }
 }
