@@ -7,6 +7,7 @@ use std::path::Path;
 use ckload::{ByteSize, Checkpoint, Loader, Manifest, TensorDigest};
 
 use super::Error;
+use super::limit::LEAST_LIMITED_BYTES;
 use super::open::open;
 use super::options::{LoadOptions, OutputOptions, Sides};
 use super::progress::Progress;
@@ -15,9 +16,6 @@ use super::runner::{Runner, Setup, Way};
 use super::timeline::Recording;
 use super::unmatched::unmatched;
 use super::{limit, report, savings};
-
-/// What smaller models take is not reading, and too little to be measured against it.
-const LEAST_LIMITED_BYTES: u64 = 16 << 20;
 
 /// Loads each model as often as asked, one model after the other, and prints the report.
 pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), Error> {
@@ -137,7 +135,7 @@ fn limit_of(model: &ModelReport, checkpoint: &Checkpoint, options: &LoadOptions)
     } else {
         limit::Into::Cache
     };
-    let bytes_per_second = limit::quick(checkpoint, into, direct)?;
+    let bytes_per_second = limit::quick(checkpoint, into, direct, options.reading.threads)?;
     Some(Limit {
         bytes_per_second,
         direct,
