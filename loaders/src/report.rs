@@ -29,6 +29,9 @@ pub struct Report {
     /// hashed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest_seconds: Option<f64>,
+    /// The most threads that hashed at the same time. Not serialised.
+    #[serde(skip)]
+    pub digest_threads: u64,
     /// Time spent in reads, summed over the threads that read at the same time. Not serialised.
     #[serde(skip)]
     pub read_seconds: f64,
@@ -47,6 +50,7 @@ impl Report {
         if let Some(seconds) = other.digest_seconds {
             *self.digest_seconds.get_or_insert(0.0) += seconds;
         }
+        self.digest_threads = self.digest_threads.max(other.digest_threads);
         self.io.buffered_bytes += other.io.buffered_bytes;
         self.io.direct_bytes += other.io.direct_bytes;
         self.io.mmap_bytes += other.io.mmap_bytes;
@@ -58,6 +62,7 @@ impl Report {
         self.allocation.reused_bytes += other.allocation.reused_bytes;
         self.allocation.fresh_seconds += other.allocation.fresh_seconds;
         self.allocation.reuse_seconds += other.allocation.reuse_seconds;
+        self.allocation.threads = self.allocation.threads.max(other.allocation.threads);
         self.peak_pool_bytes = self.peak_pool_bytes.max(other.peak_pool_bytes);
         self
     }
@@ -97,6 +102,9 @@ pub struct AllocationReport {
     pub fresh_seconds: f64,
     /// Time spent to get the others out of the pool, summed in the same way.
     pub reuse_seconds: f64,
+    /// The most threads that did either at the same time. Not serialised.
+    #[serde(skip)]
+    pub threads: u64,
 }
 
 /// Counts while a load runs, from any thread.
@@ -112,7 +120,12 @@ pub(crate) struct Meter {
     reads: AtomicU64,
     read_time: Nanoseconds,
     digest_time: Nanoseconds,
+    /// The most that read at the same time.
     threads: AtomicU64,
+    /// The most that did nothing but hash, at the same time; 0 if those hash that read.
+    digest_threads: AtomicU64,
+    /// The most that did nothing but take or lock memory, at the same time.
+    allocation_threads: AtomicU64,
     fresh: Allocations,
     reused: Allocations,
     peak_pool_bytes: AtomicU64,
@@ -161,6 +174,8 @@ impl Meter {
             read_time: Nanoseconds::default(),
             digest_time: Nanoseconds::default(),
             threads: AtomicU64::new(0),
+            digest_threads: AtomicU64::new(0),
+            allocation_threads: AtomicU64::new(0),
             fresh: Allocations::default(),
             reused: Allocations::default(),
             peak_pool_bytes: AtomicU64::new(0),
@@ -196,6 +211,16 @@ impl Meter {
         self.threads.fetch_max(threads as u64, Relaxed);
     }
 
+    /// Notes that so many threads hash now, and do nothing else.
+    pub(crate) fn only_hashing(&self, threads: usize) {
+        self.digest_threads.fetch_max(threads as u64, Relaxed);
+    }
+
+    /// Notes that so many threads take or lock memory now, and do nothing else.
+    pub(crate) fn only_allocating(&self, threads: usize) {
+        self.allocation_threads.fetch_max(threads as u64, Relaxed);
+    }
+
     /// Counts memory that was taken.
     pub(crate) fn leased(&self, event: &Leased) {
         match event.origin {
@@ -219,6 +244,11 @@ impl Meter {
         let seconds = self.start.elapsed().as_secs_f64();
         let bytes = self.bytes.load(Relaxed);
         let digest_seconds = self.digest_time.seconds();
+        let threads = self.threads.load(Relaxed);
+        let digest_threads = match self.digest_threads.load(Relaxed) {
+            0 => threads,
+            several => several,
+        };
         Report {
             seconds,
             open_seconds: self.open_time.as_secs_f64(),
@@ -229,7 +259,7 @@ impl Meter {
                 direct_bytes: self.direct_bytes.load(Relaxed),
                 mmap_bytes: self.mmap_bytes.load(Relaxed),
                 reads: self.reads.load(Relaxed),
-                threads: self.threads.load(Relaxed),
+                threads,
             },
             allocation: AllocationReport {
                 fresh: self.fresh.count.load(Relaxed),
@@ -238,11 +268,33 @@ impl Meter {
                 reused_bytes: self.reused.bytes.load(Relaxed),
                 fresh_seconds: self.fresh.time.seconds(),
                 reuse_seconds: self.reused.time.seconds(),
+                // New memory is touched by those that read.
+                threads: threads.max(self.allocation_threads.load(Relaxed)),
             },
             digest_seconds: (digest_seconds > 0.0).then_some(digest_seconds),
+            digest_threads,
             read_seconds: self.read_time.seconds(),
             page_faults: usage::page_faults().saturating_sub(self.faults),
             peak_pool_bytes: self.peak_pool_bytes.load(Relaxed),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_sum_has_its_number_of_threads() {
+        let meter = Meter::start(Duration::ZERO);
+        meter.reading(8);
+        let report = meter.report();
+        assert_eq!((report.io.threads, report.allocation.threads), (8, 8));
+        assert_eq!(report.digest_threads, 8, "who reads hashes");
+        meter.only_hashing(2);
+        meter.only_allocating(9);
+        let report = meter.report();
+        assert_eq!((report.io.threads, report.allocation.threads), (8, 9));
+        assert_eq!(report.digest_threads, 2);
     }
 }

@@ -3,13 +3,14 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 
+use anstyle::Style;
 use ckload::{Checkpoint, Gather, Part, Place, Plan, Read};
 use serde::Serialize;
 
 use super::load::{open_all, way};
 use super::open::file_labels;
 use super::options::{LoadOptions, OutputOptions};
-use super::report::{ModelSummary, SCHEMA, Table};
+use super::report::{ModelSummary, SCHEMA, Table, write_text};
 use super::runner::Way;
 use super::width::cut_start;
 use super::{Error, style, units};
@@ -169,28 +170,25 @@ fn write_plan(
     let title = style::TITLE;
     let path = checkpoint.path().to_string_lossy();
     writeln!(out, "{title}{}{title:#}", style::escape(&path))?;
-    writeln!(
-        out,
+    let load = format!(
         "a resident load: {} of {} into {} of {}",
         units::counted(plan.reads().len() as u64, "read"),
         units::bytes(plan.reads().iter().map(|read| read.len).sum()),
         units::counted(plan.slots().len() as u64, "block"),
         units::bytes(plan.slots().iter().sum()),
-    )?;
+    );
+    write_text(out, Style::new(), &load)?;
     if !plan.gathers().is_empty() {
-        writeln!(
-            out,
+        let collected = format!(
             "{} whose elements are collected: {}",
             units::counted(plan.gathers().len() as u64, "tensor"),
             units::bytes(plan.gathers().iter().map(|gather| gather.len).sum()),
-        )?;
+        );
+        write_text(out, Style::new(), &collected)?;
     }
     if let Some(budget) = budget {
-        writeln!(
-            out,
-            "a stream: no more than {} at a time",
-            units::bytes(budget)
-        )?;
+        let stream = format!("a stream: no more than {} at a time", units::bytes(budget));
+        write_text(out, Style::new(), &stream)?;
     }
     let columns = style::columns();
     for (table, all) in [

@@ -22,12 +22,8 @@ pub(crate) enum Error {
     Load(#[from] ckload::Error),
     #[error(transparent)]
     Write(#[from] synth::Error),
-    #[error("no tensor of {} is left to load: {}", .path.display(), none_left(.unmatched))]
-    NothingSelected {
-        path: PathBuf,
-        /// What is to be said of each glob that matches no tensor.
-        unmatched: Vec<String>,
-    },
+    #[error("no tensor of {} is left to load: {reason}", .path.display())]
+    NothingSelected { path: PathBuf, reason: String },
     #[error(
         "{} of the pool's {} could not be locked in memory ({reason}); \
          raise RLIMIT_MEMLOCK (`ulimit -l`), or use --pin auto",
@@ -53,6 +49,9 @@ pub(crate) enum Error {
     Mismatched(Vec<Mismatch>),
     #[error("{} lists only files, and a load hashes tensors; use `ckload verify --against`", .path.display())]
     NoTensorDigests { path: PathBuf },
+    /// Something else went wrong once the result was printed.
+    #[error(transparent)]
+    AfterResult(Box<Self>),
     #[error("interrupted")]
     Interrupted,
     #[error("cannot write to standard output: {0}")]
@@ -84,6 +83,7 @@ impl Error {
             Self::NothingMeasured { .. } => "nothing_measured",
             Self::Mismatched(_) => "mismatched",
             Self::NoTensorDigests { .. } => "no_tensor_digests",
+            Self::AfterResult(error) => error.kind(),
             Self::CreateFolder { .. }
             | Self::Read { .. }
             | Self::WriteFile { .. }
@@ -96,6 +96,7 @@ impl Error {
         match self {
             Self::Load(error) => error.path(),
             Self::Write(error) => Some(error.path()),
+            Self::AfterResult(error) => error.path(),
             Self::NothingSelected { path, .. }
             | Self::WriteFile { path, .. }
             | Self::CreateFolder { path, .. }
@@ -136,7 +137,8 @@ impl Error {
             "{error}error{error:#}: {}",
             style::escape(&message)
         )?;
-        if output.json {
+        // Whoever reads JSON gets one object.
+        if output.json && !matches!(self, Self::AfterResult(_)) {
             output.write_json(&Failure {
                 schema: super::report::SCHEMA,
                 error: FailureDetails {
@@ -147,15 +149,6 @@ impl Error {
             })?;
         }
         Ok(())
-    }
-}
-
-/// Why a selection is empty.
-fn none_left(unmatched: &[String]) -> String {
-    if unmatched.is_empty() {
-        "what --include matches is left out by --exclude; `ckload inspect` lists their names".into()
-    } else {
-        unmatched.join("; ")
     }
 }
 

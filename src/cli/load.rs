@@ -7,14 +7,14 @@ use std::path::Path;
 use ckload::{ByteSize, Checkpoint, Loader, Manifest, TensorDigest};
 
 use super::Error;
-use super::limit::LEAST_LIMITED_BYTES;
+use super::limit::{LEAST_LIMITED_BYTES, has_compressed};
 use super::open::open;
 use super::options::{LoadOptions, OutputOptions, Sides};
 use super::progress::Progress;
-use super::report::{Limit, LoadReport, ModelReport};
+use super::report::{Limit, LoadReport, ModelReport, ModelSummary};
 use super::runner::{Runner, Setup, Way};
 use super::timeline::Recording;
-use super::unmatched::unmatched;
+use super::unmatched::{none_left, unmatched};
 use super::{limit, report, savings};
 
 /// Loads each model as often as asked, one model after the other, and prints the report.
@@ -47,8 +47,12 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
     let mut models = Vec::new();
     let mut mismatches = Vec::new();
     for checkpoint in &checkpoints {
+        progress.name(ModelSummary::of(checkpoint).file_name());
+        if let Some(baseline) = &mut baseline {
+            // What only the first of all loads pays, for the disk, is no side's doing.
+            baseline.run(checkpoint)?;
+        }
         let mut model = ModelReport::new(checkpoint);
-        progress.name(model.model.file_name());
         for _ in 0..options.rounds.get() {
             if let Some(baseline) = &mut baseline {
                 model.baseline_runs.push(baseline.run(checkpoint)?);
@@ -70,9 +74,10 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
         models.push(model);
     }
     drop(progress);
-    if let Some(recording) = &recording {
-        recording.write()?;
-    }
+    let recorded = match recording.as_ref().map(Recording::write) {
+        Some(Err(Error::Interrupted)) => return Err(Error::Interrupted),
+        recorded => recorded.unwrap_or(Ok(())),
+    };
 
     let savings = match options.sides {
         Sides::Compare => savings::measured(
@@ -102,29 +107,49 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
         pool,
         peak_rss_bytes,
     };
+    let written = write(&report, options, setup.way, &checkpoints, output);
+    // What is wrong with the model does not go under in a closed pipe or a full disk.
+    if !report.mismatches.is_empty() {
+        if let Err(error) = recorded {
+            output.warn(&error.to_string())?;
+        }
+        return Err(Error::Mismatched(report.mismatches));
+    }
+    recorded.map_err(|error| Error::AfterResult(Box::new(error)))?;
+    Ok(written?)
+}
+
+/// Writes the result to standard output.
+fn write(
+    report: &LoadReport,
+    options: &LoadOptions,
+    way: Way,
+    checkpoints: &[Checkpoint],
+    output: &OutputOptions,
+) -> io::Result<()> {
     if output.json {
-        output.write_json(&report)?;
-    } else if !output.quiet {
-        let out = &mut io::BufWriter::new(output.stdout());
-        report::write_load(out, options, setup.way, &checkpoints, &report)?;
-        out.flush()?;
+        return output.write_json(report);
     }
-    if report.mismatches.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::Mismatched(report.mismatches))
+    if output.quiet {
+        return Ok(());
     }
+    let out = &mut io::BufWriter::new(output.stdout());
+    report::write_load(out, options, way, checkpoints, report)?;
+    out.flush()
 }
 
 /// What plain reads of the files reach in the state that the loads found; `None` where that says nothing about them.
 fn limit_of(model: &ModelReport, checkpoint: &Checkpoint, options: &LoadOptions) -> Option<Limit> {
     let first = &model.runs.first()?.io;
-    // What was read once from the disk is in the page cache now.
     let was_cold = model
         .cached_bytes
         .is_some_and(|cached| cached < model.file_bytes / 2);
-    let direct = first.direct_bytes > first.buffered_bytes || was_cold && model.runs.len() == 1;
+    // What was read once from the disk is in the page cache now.
+    let is_only_load = model.runs.len() == 1 && model.baseline_runs.is_empty();
+    let direct = first.direct_bytes > first.buffered_bytes || was_cold && is_only_load;
     let is_comparable = first.mmap_bytes == 0
+        // Reading what is compressed is the least of the work.
+        && !has_compressed(checkpoint)
         && checkpoint.bytes() >= LEAST_LIMITED_BYTES
         && (direct || !options.reading.drop_cache);
     if !is_comparable {
@@ -182,7 +207,7 @@ pub(crate) fn open_all(
         if checkpoint.tensors().is_empty() && !whole.tensors().is_empty() {
             return Err(Error::NothingSelected {
                 path: whole.path().to_owned(),
-                unmatched,
+                reason: none_left(&options.patterns, whole)?,
             });
         }
     }

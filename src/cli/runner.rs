@@ -128,7 +128,7 @@ impl Runner {
             max_bytes: stats.max_bytes.map(|bytes| bytes as u64),
             pinned_bytes: self.pinned_bytes,
             pin_failures: stats.pin_failures,
-            huge_pages: stats.huge_pages,
+            huge_pages: stats.huge_pages && has_huge_pages(),
             threads: self.setup.reading.threads_or_cores(),
             pins: self.pool.is_pinned(),
             last_pin_error: stats.last_pin_error,
@@ -149,7 +149,7 @@ fn keeps_nothing() -> BufferPool {
         .build()
 }
 
-/// Whether a pool locks its memory.
+/// Whether a pool locks its memory: that takes time for each page, is nearly free for huge ones, and slows a first load otherwise.
 pub(crate) fn pins(pin: Pin) -> bool {
     match pin {
         Pin::Auto => has_huge_pages(),
@@ -158,7 +158,7 @@ pub(crate) fn pins(pin: Pin) -> bool {
     }
 }
 
-/// Locking memory takes time for each page: it is nearly free for huge ones, and slows a first load otherwise.
+/// Whether the kernel gives huge pages to those who ask for them.
 fn has_huge_pages() -> bool {
     std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled")
         .is_ok_and(|modes| modes.contains("[madvise]") || modes.contains("[always]"))

@@ -59,20 +59,20 @@ pub(crate) fn measured<'a>(
 
 /// An estimate from runs with the pool alone, and the price of fresh memory; each item is one model's runs.
 ///
-/// Allocation times are sums over threads that may have worked at the same time, so the time saved is at least the sum over the
-/// number of threads: the estimate is a lower bound. It is zero without a price.
+/// It is zero without a price. It takes allocating for time that a load takes longer: what it takes is less where one thread allocates while
+/// another one waits for the disk, and more where some threads allocated while others had nothing to do.
 pub(crate) fn estimated<'a>(
     models: impl IntoIterator<Item = &'a [Report]>,
     price: Option<f64>,
 ) -> Savings {
     let (mut saved, mut with) = (0.0, 0.0);
     for runs in models {
-        let reused_bytes: u64 = runs.iter().map(|run| run.allocation.reused_bytes).sum();
-        let reuse_seconds: f64 = runs.iter().map(|run| run.allocation.reuse_seconds).sum();
         if let Some(price) = price.filter(|_| !runs.is_empty()) {
-            let total = price * reused_bytes as f64 - reuse_seconds;
-            let threads = runs.iter().map(|run| run.io.threads).max().unwrap_or(0);
-            saved += total / threads.max(1) as f64 / runs.len() as f64;
+            let saved_by = |run: &Report| {
+                let fresh = price * run.allocation.reused_bytes as f64;
+                fresh - on_the_clock(run, run.allocation.reuse_seconds)
+            };
+            saved += runs.iter().map(saved_by).sum::<f64>() / runs.len() as f64;
         }
         with += median_seconds(runs);
     }
@@ -83,14 +83,19 @@ pub(crate) fn estimated<'a>(
     }
 }
 
-/// Seconds that a byte of fresh memory cost; `None` if no memory was fresh.
+/// Seconds by which a byte of fresh memory made a load longer; `None` if no memory was fresh.
 pub(crate) fn fresh_price<'a>(runs: impl IntoIterator<Item = &'a Report>) -> Option<f64> {
     let (mut bytes, mut seconds) = (0, 0.0);
     for run in runs {
         bytes += run.allocation.fresh_bytes;
-        seconds += run.allocation.fresh_seconds;
+        seconds += on_the_clock(run, run.allocation.fresh_seconds);
     }
     (bytes > 0).then(|| seconds / bytes as f64)
+}
+
+/// What a clock on the wall has of time that threads spent on memory at the same time, and that is summed: never more than the load took.
+fn on_the_clock(run: &Report, sum: f64) -> f64 {
+    (sum / run.allocation.threads.max(1) as f64).min(run.seconds)
 }
 
 fn ratio(without: f64, with: f64) -> f64 {
@@ -110,7 +115,7 @@ mod tests {
     fn by_threads(threads: u64, runs: &[Report]) -> Vec<Report> {
         let mut runs = runs.to_vec();
         for run in &mut runs {
-            run.io.threads = threads;
+            run.allocation.threads = threads;
         }
         runs
     }
@@ -171,8 +176,22 @@ mod tests {
         let savings = estimated([&by_threads(1, &runs)[..]], price);
         assert_eq!((savings.seconds, savings.ratio), (1.75, 1.875));
         assert_eq!(savings.method, Method::Estimated);
-        let halved = estimated([&by_threads(2, &runs)[..]], price);
+        let by_two = by_threads(2, &runs);
+        let halved = estimated([&by_two[..]], fresh_price(&by_two));
         assert_eq!(halved.seconds, 0.875);
+    }
+
+    #[test]
+    fn fresh_memory_costs_no_more_than_the_load_that_it_was_for() {
+        let runs = by_threads(
+            2,
+            &[
+                allocating(1.0, (100, 8.0), (0, 0.0)),
+                allocating(1.0, (0, 0.0), (100, 0.0)),
+            ],
+        );
+        assert_eq!(fresh_price(&runs), Some(0.01));
+        assert_eq!(estimated([&runs[1..]], Some(0.01)).ratio, 2.0);
     }
 
     #[test]

@@ -18,7 +18,8 @@ pub(crate) fn rate(bytes_per_second: f64) -> String {
 pub(crate) fn seconds(seconds: f64) -> String {
     const UNITS: [(f64, &str); 4] = [(1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n")];
     let magnitude = seconds.abs();
-    if magnitude == 0.0 {
+    // Less is what is left of rounding.
+    if magnitude < 0.5e-9 {
         return "0 s".into();
     }
     // What would be rounded to 1000 of a unit is 1 of the next.
@@ -84,6 +85,8 @@ mod tests {
     fn seconds_have_three_digits() {
         for (value, text) in [
             (0.0, "0 s"),
+            (4e-12, "0 s"),
+            (1e-9, "1.00 ns"),
             (0.0543, "54.3 ms"),
             (0.2541, "254 ms"),
             (1.234, "1.23 s"),

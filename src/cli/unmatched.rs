@@ -14,8 +14,8 @@ const SUGGESTED_NAMES: usize = 3;
 const ALIKE: f64 = 0.85;
 
 /// What to say of each pattern that matches no tensor of any of `checkpoints`.
-pub(crate) fn unmatched(
-    patterns: &[NamePattern],
+pub(crate) fn unmatched<'a>(
+    patterns: impl IntoIterator<Item = &'a NamePattern>,
     checkpoints: &[Checkpoint],
 ) -> Result<Vec<String>, Error> {
     let mut told = Vec::new();
@@ -25,6 +25,26 @@ pub(crate) fn unmatched(
         }
     }
     Ok(told)
+}
+
+/// Why the globs leave no tensor of `checkpoint`.
+pub(crate) fn none_left(
+    patterns: &[NamePattern],
+    checkpoint: &Checkpoint,
+) -> Result<String, Error> {
+    let mut includes = patterns
+        .iter()
+        .filter(|pattern| pattern.option == "--include")
+        .peekable();
+    if includes.peek().is_none() {
+        return Ok("--exclude leaves out all; `ckload inspect` lists their names".into());
+    }
+    let unmatched = unmatched(includes, std::slice::from_ref(checkpoint))?;
+    Ok(if unmatched.is_empty() {
+        "--exclude leaves out all that --include matches; `ckload inspect` lists their names".into()
+    } else {
+        unmatched.join("; ")
+    })
 }
 
 /// How many tensors `glob` matches.

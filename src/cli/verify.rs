@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 
+use anstyle::Style;
 use ckload::{
     Checkpoint, FileDigest, Manifest, Mismatch, Report, TensorDigest, Verification,
     VerifyOptions as What,
@@ -12,7 +13,9 @@ use serde::Serialize;
 use super::open::open;
 use super::options::{OutputOptions, VerifyOptions};
 use super::progress::Progress;
-use super::report::{ModelSummary, SCHEMA, Table, write_mismatches, write_model};
+use super::report::{
+    ModelSummary, SCHEMA, Table, write_agreement, write_mismatches, write_model, write_text,
+};
 use super::{Error, style, units};
 
 /// What was found, as JSON: without times, so that it is the same each time, and can be recorded and compared with.
@@ -35,23 +38,25 @@ pub(crate) fn run(options: &VerifyOptions, output: &OutputOptions) -> Result<(),
     if let Some(manifest) = &manifest {
         mismatches.extend(manifest.mismatches(&found));
     }
-    if output.json {
+    let written = if output.json {
         output.write_json(&Findings {
             schema: SCHEMA,
             path: checkpoint.path().to_string_lossy(),
             files: found.files(),
             tensors: found.tensors(),
             mismatches: &mismatches,
-        })?;
-    } else if !output.quiet {
-        let mut out = io::BufWriter::new(output.stdout());
-        write_text(&mut out, &checkpoint, &found, &mismatches, options)?;
-    }
-    if mismatches.is_empty() {
+        })
+    } else if output.quiet {
         Ok(())
     } else {
-        Err(Error::Mismatched(mismatches))
+        let mut out = io::BufWriter::new(output.stdout());
+        write_findings(&mut out, &checkpoint, &found, &mismatches, options)
+    };
+    // Whoever closes the pipe is told of the damage all the same.
+    if !mismatches.is_empty() {
+        return Err(Error::Mismatched(mismatches));
     }
+    Ok(written?)
 }
 
 fn verify(
@@ -73,7 +78,7 @@ fn verify(
     Ok(loader.verify(checkpoint, &what)?)
 }
 
-fn write_text(
+fn write_findings(
     out: &mut impl Write,
     checkpoint: &Checkpoint,
     found: &Verification,
@@ -90,7 +95,7 @@ fn write_text(
     }
     write_cost(out, found.report())?;
     if mismatches.is_empty() {
-        write_agreement(out, found, options)?;
+        write_agreements(out, found, options)?;
     } else {
         writeln!(out)?;
         write_mismatches(out, mismatches)?;
@@ -135,19 +140,23 @@ fn tensor_table(found: &Verification, finite: bool) -> Table {
 
 /// Every byte is hashed as part of its file, and most as part of a tensor as well.
 fn write_cost(out: &mut impl Write, report: &Report) -> io::Result<()> {
-    writeln!(
-        out,
-        "{} read in {}, {}; hashing took {} and reading {}, summed over threads",
+    let whole = format!(
+        "{} read in {}, {}",
         units::bytes(report.bytes),
         units::seconds(report.seconds),
         units::rate(report.bytes_per_second),
+    );
+    let parts = format!(
+        "hashing took {} and reading {}, summed over threads",
         units::seconds(report.digest_seconds.unwrap_or_default()),
         units::seconds(report.read_seconds),
-    )
+    );
+    write_text(out, Style::new(), &whole)?;
+    write_text(out, Style::new(), &parts)
 }
 
 /// Says what was compared with what.
-fn write_agreement(
+fn write_agreements(
     out: &mut impl Write,
     found: &Verification,
     options: &VerifyOptions,
@@ -158,24 +167,18 @@ fn write_agreement(
     let named = named.count() as u64;
     if named > 0 {
         let named = units::counted(named, "file");
-        writeln!(
-            out,
-            "{gain}As its name in the Hugging Face cache says: {named}.{gain:#}"
-        )?;
+        let sentence = format!("As its name in the Hugging Face cache says: {named}.");
+        write_text(out, gain, &sentence)?;
     }
     if let Some(path) = &options.against {
-        let path = path.to_string_lossy();
-        let path = style::escape(&path);
-        writeln!(out, "{gain}Everything is as recorded in {path}.{gain:#}")?;
+        write_agreement(out, path)?;
     }
     if options.finite {
-        writeln!(out, "{gain}Every float is finite.{gain:#}")?;
+        write_text(out, gain, "Every float is finite.")?;
     }
     if named == 0 && options.against.is_none() {
-        writeln!(
-            out,
-            "Nothing to compare with: record digests with --json, and give them as --against FILE."
-        )?;
+        let advice = "Nothing to compare with: --json records digests, --against FILE compares.";
+        write_text(out, Style::new(), advice)?;
     }
     Ok(())
 }

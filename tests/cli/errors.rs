@@ -1,8 +1,9 @@
 //! What goes wrong is told in one line, with exit status 1.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
-use crate::support::{Model, ckload, failure_of};
+use crate::support::{Model, ckload, failure_of, plain_under};
 
 /// The error's name in JSON, and the line that people see.
 fn failure(model: &Model, options: &[&str]) -> (String, String) {
@@ -93,10 +94,61 @@ fn a_mistyped_path_is_answered_with_what_is_there() {
 }
 
 #[test]
+fn links_that_lead_nowhere_are_called_links() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, target, said) in [
+        (
+            "link.bin",
+            "gone.bin",
+            "link.bin is a link to gone.bin, where nothing is; bring back the file, or point at the checkpoint where it is now\n",
+        ),
+        (
+            "loop.bin",
+            "loop.bin",
+            "; the link leads back to itself, point at the file\n",
+        ),
+    ] {
+        symlink(target, folder.path().join(name)).unwrap();
+        let mut command = ckload();
+        command.arg("--json").arg(name).current_dir(folder.path());
+        let (json, message) = failure_of(&mut command, 1);
+        assert!(message.ends_with(said), "{message}");
+        assert_eq!(json["error"]["path"], name);
+    }
+}
+
+#[test]
 fn a_budget_below_the_largest_tensor_says_what_works() {
     let (kind, message) = failure(&Model::of_large_tensors(1), &["--budget", "1MiB"]);
     assert_eq!(kind, "budget_too_small");
     assert!(message.contains("2097152"), "{message}");
+}
+
+/// Loads with a timeline that is not to be had: no file may have a byte.
+#[test]
+fn a_timeline_that_cannot_be_written_loses_no_report() {
+    let model = Model::tiny();
+    let folder = tempfile::tempdir().unwrap();
+    let run = |options: &[&str]| {
+        let limited = r#"trap "" XFSZ; ulimit -f 0; exec "$0" "$@""#;
+        let output = plain_under("sh", &["-c", limited])
+            .arg(model.path())
+            .args(options)
+            .arg("--timeline")
+            .arg(folder.path().join("load.html"))
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let said = text(output.stderr);
+        assert!(said.starts_with("error: cannot write "), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        text(output.stdout)
+    };
+    let report = run(&[]);
+    assert!(report.contains("\nSpeed     "), "{report}");
+    let report: serde_json::Value = serde_json::from_str(&run(&["--json"])).unwrap();
+    assert_eq!(report["models"][0]["tensors"], 30);
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod json;
 mod load;
 mod log;
 mod manual;
+mod measuring;
 mod pinning;
 mod signals;
 mod sources;

@@ -8,7 +8,17 @@ use crate::support::{ckload, commands, stdout_of};
 /// Whether `program` can be run here; if not, standard error says that a test is left out.
 #[allow(clippy::print_stderr)]
 fn is_there(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").output().is_ok();
+    let found = Command::new(program)
+        .arg("--version")
+        .output()
+        .is_ok_and(|run| {
+            // Small systems have a stand-in that says how to get the manual; mandoc has no such option.
+            match program {
+                "man" => run.status.success() && run.stdout.starts_with(b"man "),
+                "mandoc" => true,
+                _ => run.status.success(),
+            }
+        });
     if !found {
         eprintln!("skipped: {program} is not installed");
     }
@@ -18,7 +28,7 @@ fn is_there(program: &str) -> bool {
 /// Asserts that `program` succeeds, and gives what it prints.
 #[track_caller]
 fn output_of(program: &mut Command) -> String {
-    let output = program.output().unwrap();
+    let output = program.env("LC_ALL", "C").output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program:?}: {errors}");
     assert_eq!(errors, "", "{program:?}");

@@ -2,10 +2,10 @@
 
 use assert_cmd::Command;
 
-use crate::support::{Model, failure_of, program, stdout_of};
+use crate::support::{Model, failure_of, plain_under, stdout_of};
 
 /// The command without the right to lock a byte; `None` where that cannot be arranged.
-#[allow(clippy::print_stdout)] // says why a test proves nothing here
+#[allow(clippy::print_stderr)] // says why a test proves nothing here
 fn without_locked_memory() -> Option<Command> {
     let mut wrappers = vec!["prlimit", "--memlock=0:0"];
     if rustix::process::geteuid().is_root() {
@@ -17,12 +17,11 @@ fn without_locked_memory() -> Option<Command> {
         .output()
         .is_ok_and(|run| run.status.success());
     if !works {
-        println!("skipped: `{}` does not work here", wrappers.join(" "));
+        eprintln!("skipped: `{}` does not work here", wrappers.join(" "));
         return None;
     }
-    let mut command = Command::new(wrappers[0]);
-    command.args(&wrappers[1..]).arg(program());
-    Some(command)
+    let command = plain_under(wrappers[0], &wrappers[1..]);
+    Some(Command::from_std(command))
 }
 
 #[test]

@@ -3,13 +3,13 @@
 use std::fs;
 use std::io::Read;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Model, program, write_hole};
+use crate::support::{Model, plain, write_hole};
 
 /// Against a hang; nothing here takes a hundredth of it.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -23,7 +23,7 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 fn start(arguments: &[&str], path: &Path) -> Child {
-    Command::new(program())
+    plain()
         .args(arguments)
         .arg(path)
         .stdout(Stdio::piped())

@@ -1,11 +1,11 @@
 //! Where output goes, and what it looks like there.
 
 use std::fs::OpenOptions;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use ckload::synth::{Blueprint, Element, TensorSpec};
 
-use crate::support::{Model, ckload, program, stdout_of};
+use crate::support::{Model, ckload, plain, stdout_of};
 
 const ESCAPE: char = '\u{1b}';
 
@@ -74,7 +74,7 @@ fn a_closed_pipe_is_no_error() {
     ] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let run = Command::new(program())
+        let run = plain()
             .args(options)
             .arg(model.path())
             .stdout(writer)
@@ -91,7 +91,7 @@ fn a_full_disk_is_an_error() {
     let model = Model::tiny();
     for options in [&["inspect"][..], &[], &["--json"]] {
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let run = Command::new(program())
+        let run = plain()
             .args(options)
             .arg(model.path())
             .stdout(full)

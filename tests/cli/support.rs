@@ -68,7 +68,18 @@ pub(crate) fn ckload() -> Command {
 
 /// The same, for a test that starts it and goes on.
 pub(crate) fn plain() -> std::process::Command {
-    let mut command = std::process::Command::new(program());
+    without_settings(program())
+}
+
+/// The same, started by another program.
+pub(crate) fn plain_under(wrapper: &str, arguments: &[&str]) -> std::process::Command {
+    let mut command = without_settings(wrapper);
+    command.args(arguments).arg(program());
+    command
+}
+
+fn without_settings(program: &str) -> std::process::Command {
+    let mut command = std::process::Command::new(program);
     for variable in [
         "NO_COLOR",
         "CLICOLOR",
@@ -86,7 +97,7 @@ pub(crate) fn plain() -> std::process::Command {
     command
 }
 
-pub(crate) fn program() -> &'static str {
+fn program() -> &'static str {
     env!("CARGO_BIN_EXE_ckload")
 }
 

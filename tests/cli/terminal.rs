@@ -224,6 +224,33 @@ fn narrow_terminals_break_no_line() {
 }
 
 #[test]
+fn sentences_beside_wide_tables_fit_a_narrow_terminal() {
+    let model = model();
+    let recorded = model.folder().join("recorded.sums");
+    fs::write(&recorded, format!("{}  {FILE}\n", "0".repeat(64))).unwrap();
+    for (arguments, status, part) in [
+        (&[FILE, "--dry-run"][..], 0, "a resident load: "),
+        (&["verify", FILE], 0, "Nothing to compare with: "),
+        (
+            &["verify", FILE, "--against", "recorded.sums"],
+            1,
+            "not as it should be\n",
+        ),
+    ] {
+        let (ended, seen) = Terminal::start(command(&model, arguments), 40).end();
+        let text = seen.text();
+        assert_eq!(ended, Some(status), "{text}");
+        assert!(text.contains(part), "{part:?} is missing:\n{text}");
+        // Rows of tables have gaps; an error is one line, however long.
+        let mut sentences = text
+            .lines()
+            .filter(|line| !line.contains("  ") && !line.starts_with("mismatch: "));
+        let wide = sentences.find(|line| line.chars().count() > 40);
+        assert_eq!(wide, None, "{text}");
+    }
+}
+
+#[test]
 fn wide_terminals_do_not_stretch_sentences() {
     let model = model();
     for arguments in LOADS {

@@ -8,7 +8,7 @@ use std::process::Command;
 use ckload::synth::{Blueprint, Element, TensorSpec};
 use serde_json::{Value, json};
 
-use crate::support::{Model, assert_keys, ckload, failure_of, json_of, stdout_of};
+use crate::support::{Model, assert_keys, ckload, failure_of, json_of, plain, stdout_of};
 
 const TENSOR: &str = "name dtype shape bytes sha256";
 
@@ -93,7 +93,7 @@ fn a_manifest_finds_what_is_damaged() {
         command
     };
     let text = stdout_of(&mut verify());
-    assert!(text.contains("Everything is as recorded in "), "{text}");
+    assert!(text.contains("Everything is as recorded in"), "{text}");
 
     damage(&model.path());
     let (report, culprits) = failing(&mut verify());
@@ -123,6 +123,42 @@ fn a_manifest_finds_what_is_damaged() {
     assert_eq!(tensor["kind"], "tensor_digest");
     assert_eq!(tensor["name"], "wte.weight");
     assert_eq!(tensor["found"], json["tensors"][29]["sha256"]);
+}
+
+/// Whoever reads a result may stop before its end: `ckload verify … | head -1`.
+#[test]
+fn a_closed_pipe_hides_no_damage() {
+    let model = Model::tiny();
+    let recorded = record(&model);
+    let run = |command: &[&str]| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = plain()
+            .args(command)
+            .arg(model.path())
+            .arg("--against")
+            .arg(&recorded)
+            .stdout(writer)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), said)
+    };
+    let commands: [&[&str]; 4] = [
+        &["verify"],
+        &["verify", "--json"],
+        &["--verify"],
+        &["--verify", "--json"],
+    ];
+    for command in commands {
+        assert_eq!(run(command), (Some(0), String::new()), "{command:?}");
+    }
+    damage(&model.path());
+    for command in commands {
+        let (status, said) = run(command);
+        assert_eq!(status, Some(1), "{command:?}");
+        assert!(said.starts_with("mismatch: "), "{command:?}: {said}");
+    }
 }
 
 #[test]
@@ -265,7 +301,7 @@ fn the_report_has_digests_and_what_they_took() {
         &sha256sum(&model.path()),
         "tensor                  dtype",
         " read in ",
-        "; hashing took ",
+        "\nhashing took ",
         " and reading ",
         "Nothing to compare with: ",
     ] {
@@ -344,7 +380,7 @@ fn a_load_hashes_and_compares_what_it_loads() {
         }
         let text = stdout_of(load().arg("--against").arg(&recorded));
         assert!(text.contains("SHA-256 of 30 tensors took "), "{text}");
-        assert!(text.contains("Everything is as recorded in "), "{text}");
+        assert!(text.contains("Everything is as recorded in"), "{text}");
     }
 
     damage(&model.path());

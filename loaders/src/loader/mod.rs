@@ -139,8 +139,9 @@ impl Loader {
     /// Computes the SHA-256 of every tensor that is loaded: see [`Tensor::sha256`] for it, and [`Report::digest_seconds`] for what it
     /// took. Default: `false`.
     ///
-    /// In a stream the thread that has just read a tensor hashes it, before it is delivered. In a resident load the threads that have
-    /// read hash tensor by tensor once everything is there. [`Chunks`](crate::Chunks) and [`load_into`](Self::load_into) hash nothing.
+    /// In a stream the thread that has just read a tensor hashes it, before it is delivered. In a resident load as many threads as
+    /// [`ReadPolicy::threads`] says hash tensor by tensor once everything is there. [`Chunks`](crate::Chunks) and
+    /// [`load_into`](Self::load_into) hash nothing.
     #[must_use]
     pub fn digests(mut self, digests: bool) -> Self {
         self.digests = digests;

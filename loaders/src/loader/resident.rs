@@ -1,9 +1,11 @@
 //! Resident loads: all tensors into memory that stays.
 
+use std::iter;
 use std::time::Instant;
 
 use bytes::Bytes;
 use ckload_pool::{Origin, PooledBuffer};
+use parking_lot::Mutex;
 use rayon::prelude::*;
 
 use super::Loader;
@@ -64,7 +66,7 @@ impl Loader {
             };
             let _turn = turn.map_err(|source| self.no_memory(source))?;
             let layout = self.layout(checkpoint, plan);
-            let buffers = workers.install(|| self.lease_all(&layout, &meter))?;
+            let buffers = workers.install(|| self.lease_all(&layout, policy.threads, &meter))?;
             (layout.plan, buffers)
         };
         workers.install(|| {
@@ -78,10 +80,11 @@ impl Loader {
             self.fill(&files, &plan, checkpoint, slots, &meter)
         })?;
         files.check_unchanged()?;
-        workers.install(|| {
-            let buffers = buffers.par_iter_mut().with_max_len(1);
-            buffers.for_each(|buffer| self.pin(buffer, &meter));
-        });
+        let pin = |buffer: &mut PooledBuffer| {
+            self.pin(buffer, &meter);
+            Ok(())
+        };
+        workers.install(|| share(buffers.iter_mut().collect(), policy.threads, pin))?;
         let slots: Vec<Bytes> = buffers.into_iter().map(Bytes::from_owner).collect();
         let mut bytes = vec![Bytes::new(); checkpoint.tensors().len()];
         for place in plan.places() {
@@ -91,10 +94,10 @@ impl Loader {
         }
         let tensor = |(index, bytes)| self.tensor(checkpoint, index, bytes, &meter);
         let tensors = if self.digests {
-            // Each alone: a tensor that is large keeps no others waiting.
-            let bytes = bytes.into_par_iter().enumerate().with_max_len(1);
+            meter.only_hashing(policy.threads.min(bytes.len()));
+            let bytes = bytes.into_iter().enumerate().collect();
             let hash = |tensor_bytes| self.cancels.check().map(|()| tensor(tensor_bytes));
-            workers.install(|| bytes.map(hash).collect::<Result<_, _>>())?
+            workers.install(|| share(bytes, policy.threads, hash))?
         } else {
             bytes.into_iter().enumerate().map(tensor).collect()
         };
@@ -122,7 +125,12 @@ impl Loader {
     }
 
     /// Takes the memory of a layout: first what lies idle, then the rest, which frees idle buffers where the pool has a limit.
-    fn lease_all(&self, layout: &Layout, meter: &Meter) -> Result<Vec<PooledBuffer>, Error> {
+    fn lease_all(
+        &self,
+        layout: &Layout,
+        threads: usize,
+        meter: &Meter,
+    ) -> Result<Vec<PooledBuffer>, Error> {
         let idle: Vec<Option<PooledBuffer>> = layout
             .idle
             .iter()
@@ -133,20 +141,16 @@ impl Loader {
                 Some(buffer)
             })
             .collect();
-        layout
-            .plan
-            .slots()
-            .par_iter()
-            .zip(idle)
-            .with_max_len(1)
-            .map(|(&bytes, idle)| match idle {
-                Some(buffer) => Ok(buffer),
-                None => {
-                    let exact = self.pool.max_bytes().is_some();
-                    self.lease(self.request(bytes, exact), meter)
-                }
-            })
-            .collect()
+        let slots: Vec<(u64, Option<PooledBuffer>)> =
+            layout.plan.slots().iter().copied().zip(idle).collect();
+        meter.only_allocating(threads.min(slots.len()));
+        share(slots, threads, |(bytes, idle)| match idle {
+            Some(buffer) => Ok(buffer),
+            None => {
+                let exact = self.pool.max_bytes().is_some();
+                self.lease(self.request(bytes, exact), meter)
+            }
+        })
     }
 
     /// The bytes that a load takes of the pool; refuses at once what could only fail after a long wait.
@@ -189,5 +193,74 @@ impl Loader {
         } else {
             plain
         }
+    }
+}
+
+/// Does `work` for one of `items` after the other on so many workers of the current rayon pool; what comes of them, in their order, or the
+/// first error, after which no other is begun.
+///
+/// There are more workers than cores, for reads that wait: what keeps a core busy takes no longer with as many threads as cores.
+fn share<T: Send, R: Send>(
+    items: Vec<T>,
+    threads: usize,
+    work: impl Fn(T) -> Result<R, Error> + Sync,
+) -> Result<Vec<R>, Error> {
+    let queue = Mutex::new(items.into_iter().enumerate());
+    let (queue, work) = (&queue, &work);
+    let next = move || queue.lock().next();
+    let done = (0..threads)
+        .into_par_iter()
+        .with_max_len(1)
+        .flat_map_iter(|_| {
+            iter::from_fn(next).map(move |(number, item)| work(item).map(|done| (number, done)))
+        })
+        .collect::<Result<Vec<(usize, R)>, Error>>();
+    let mut done = done?;
+    done.sort_unstable_by_key(|(number, _)| *number);
+    Ok(done.into_iter().map(|(_, result)| result).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::thread;
+    use std::time::Duration;
+
+    use rayon::ThreadPoolBuilder;
+
+    use super::share;
+    use crate::Error;
+
+    #[test]
+    fn no_more_threads_share_than_are_to() {
+        let pool = ThreadPoolBuilder::new().num_threads(8).build().unwrap();
+        for threads in [1, 3, 20] {
+            let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            let work = |number: usize| {
+                most.fetch_max(now.fetch_add(1, Relaxed) + 1, Relaxed);
+                thread::sleep(Duration::from_millis(1));
+                now.fetch_sub(1, Relaxed);
+                Ok(number * 2)
+            };
+            let done = pool.install(|| share((0..40).collect(), threads, work));
+            let expected: Vec<usize> = (0..40).map(|number| number * 2).collect();
+            assert_eq!(done.unwrap(), expected);
+            assert!(most.into_inner() <= threads.min(8));
+        }
+    }
+
+    #[test]
+    fn nothing_is_begun_after_an_error() {
+        let begun = AtomicUsize::new(0);
+        let work = |number: usize| {
+            begun.fetch_add(1, Relaxed);
+            if number == 3 {
+                return Err(Error::Cancelled);
+            }
+            Ok(())
+        };
+        let done = share((0..40).collect(), 1, work);
+        assert!(matches!(done, Err(Error::Cancelled)));
+        assert_eq!(begun.into_inner(), 4);
     }
 }

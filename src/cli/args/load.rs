@@ -9,7 +9,7 @@ use clap::{ValueEnum, ValueHint};
 
 use super::help::{Example, group};
 use super::reading::ReadArgs;
-use super::values::{parse_budget, parse_glob, parse_timeline};
+use super::values::{parse_budget, parse_glob, timeline_parser};
 use crate::cli::options::{LoadOptions, NamePattern, Pin, Sides, TimelineFile};
 
 /// Rounds of a comparison, unless `--repeat` says otherwise: enough for a median.
@@ -123,7 +123,7 @@ pub(super) struct LoadArgs {
 
     /// Load without the pool as well, to measure what pooling saves
     ///
-    /// Both loads are done in turns. With --resident this takes the memory of two models: what the pool keeps, and the load without it.
+    /// Both loads are done in turns, after one that does not count. With --resident this takes the memory of two models: what the pool keeps, and the load without it.
     #[arg(long, conflicts_with = "no_pool", help_heading = group::MEASURING)]
     compare: bool,
 
@@ -137,7 +137,7 @@ pub(super) struct LoadArgs {
     #[arg(
         long,
         value_name = "FILE",
-        value_parser = parse_timeline,
+        value_parser = timeline_parser(),
         conflicts_with = "dry_run",
         value_hint = ValueHint::FilePath,
         help_heading = group::MEASURING

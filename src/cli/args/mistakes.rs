@@ -65,9 +65,12 @@ pub(super) fn refuse_a_mistyped_command(
     Err(command.error(ErrorKind::InvalidSubcommand, message))
 }
 
-/// The command that `word` is a slip of, if it is none itself.
+/// What makes a pattern of a word.
+const PATTERN: [char; 4] = ['*', '?', '[', '{'];
+
+/// The command that `word` is a slip of, if it is none itself, and no pattern.
 fn similar_command(command: &Command, word: &str) -> Option<String> {
-    if command.find_subcommand(word).is_some() {
+    if command.find_subcommand(word).is_some() || word.contains(PATTERN) {
         return None;
     }
     let names = command.get_subcommands().map(Command::get_name);
@@ -84,4 +87,24 @@ fn is_slip(word: &str, name: &str) -> bool {
     let start = name.get(..COMPARED_START);
     let starts = start.is_some_and(|start| word.starts_with(start));
     slips <= (name.len() / 3).max(1) || goes_on || starts && slips <= name.len() - COMPARED_START
+}
+
+#[cfg(test)]
+mod tests {
+    use super::similar_command;
+    use crate::cli::args::command;
+
+    #[test]
+    fn patterns_are_no_slips() {
+        let command = command();
+        for (word, meant) in [
+            ("demos", Some("demo")),
+            ("demo*", None),
+            ("dem?", None),
+            ("demo[1]", None),
+            ("{demo}", None),
+        ] {
+            assert_eq!(similar_command(&command, word).as_deref(), meant, "{word}");
+        }
+    }
 }

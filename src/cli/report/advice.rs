@@ -36,6 +36,8 @@ pub(super) struct Facts {
     pub(super) threads: Option<usize>,
     /// That are taken if none are asked for, in the state of the page cache that was found.
     pub(super) usual_threads: usize,
+    /// More would not be busy.
+    pub(super) enough_threads: usize,
     pub(super) io: Io,
     /// What was read was to leave the page cache as it was.
     pub(super) drops_cache: bool,
@@ -47,7 +49,7 @@ pub(super) struct Facts {
     pub(super) buffered_bytes: u64,
     /// Of the first load.
     pub(super) direct_bytes: u64,
-    /// Memory that can be had without swapping.
+    /// Memory that can be had without swapping, if that is known.
     pub(super) available_bytes: Option<u64>,
     /// Whether memory was to be locked, and the system refused.
     pub(super) lacks_pins: bool,
@@ -55,6 +57,8 @@ pub(super) struct Facts {
     pub(super) rounds: usize,
     /// Whether there is one model, loaded with the pool alone.
     pub(super) is_plain: bool,
+    /// Whether the pool was asked for memory: small tensors take none of it.
+    pub(super) uses_pool: bool,
     /// Whether memory was used twice.
     pub(super) recycles: bool,
 }
@@ -90,7 +94,10 @@ fn worth_a_word(bytes: u64, missing: f64) -> Option<f64> {
 
 fn small_budget(facts: &Facts) -> Option<String> {
     let budget = facts.budget?;
-    (budget < facts.usual_budget && facts.waiting >= MUCH_WAITING).then(|| {
+    let is_small = budget <= facts.usual_budget / 2;
+    // The threads that the disk is read with are idle while others copy what the page cache has.
+    let is_mixed = facts.buffered_bytes > 0 && facts.direct_bytes > 0;
+    (is_small && !is_mixed && facts.waiting >= MUCH_WAITING).then(|| {
         format!(
             "threads wait for memory: without --budget a stream of this takes up to {} instead of {}",
             units::bytes(facts.usual_budget),
@@ -101,9 +108,9 @@ fn small_budget(facts: &Facts) -> Option<String> {
 
 fn few_threads(facts: &Facts) -> Option<String> {
     let threads = facts.threads?;
-    (threads < facts.usual_threads).then(|| {
+    (threads < facts.enough_threads).then(|| {
         format!(
-            "more threads would help: without --threads there are {} instead of {threads}",
+            "more threads may help: without --threads there are {} instead of {threads}",
             facts.usual_threads
         )
     })
@@ -155,7 +162,7 @@ fn not_pinned(facts: &Facts) -> Option<String> {
 }
 
 fn single_load(facts: &Facts) -> Option<String> {
-    (facts.is_plain && facts.rounds == 1 && !facts.recycles).then(|| {
+    (facts.is_plain && facts.rounds == 1 && facts.uses_pool && !facts.recycles).then(|| {
         "a single load has nothing to recycle: --repeat 5 shows what the next ones gain".into()
     })
 }
@@ -174,6 +181,7 @@ mod tests {
             waiting: 0.1,
             threads: None,
             usual_threads: 8,
+            enough_threads: 8,
             io: Io::Auto,
             drops_cache: false,
             bytes: 512 * MIB,
@@ -184,6 +192,7 @@ mod tests {
             lacks_pins: false,
             rounds: 1,
             is_plain: true,
+            uses_pool: true,
             recycles: true,
         }
     }
@@ -230,7 +239,7 @@ mod tests {
                     threads: Some(1),
                     ..warm()
                 },
-                "more threads would help: without --threads there are 8 instead of 1",
+                "more threads may help: without --threads there are 8 instead of 1",
             ),
             (
                 Facts {
@@ -289,8 +298,27 @@ mod tests {
                 waiting: 0.9,
                 ..warm()
             },
+            // There are idle threads whatever the budget.
+            Facts {
+                budget: Some(200 * MIB),
+                waiting: 0.9,
+                ..warm()
+            },
+            Facts {
+                budget: Some(8 * MIB),
+                waiting: 0.9,
+                buffered_bytes: 500 * MIB,
+                direct_bytes: 12 * MIB,
+                ..warm()
+            },
             Facts {
                 threads: Some(16),
+                ..warm()
+            },
+            // More threads than cores copy nothing faster.
+            Facts {
+                threads: Some(2),
+                enough_threads: 2,
                 ..warm()
             },
             // Its page cache stays as it was because that was asked for, or because the file does not fit in.
@@ -337,6 +365,11 @@ mod tests {
             Facts {
                 recycles: false,
                 is_plain: false,
+                ..warm()
+            },
+            Facts {
+                recycles: false,
+                uses_pool: false,
                 ..warm()
             },
         ] {

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 
 use anstyle::Style;
-use ckload::{Checkpoint, Loader};
+use ckload::{Checkpoint, Io, Loader};
 
 use crate::cli::options::{LoadOptions, Sides};
 use crate::cli::runner::Way;
@@ -56,16 +56,26 @@ impl Facts {
         let first = model.runs.first().cloned().unwrap_or_default();
         let policy = Loader::new().policy(checkpoint);
         let reading = &options.reading;
+        let was_cold = model
+            .cached_bytes
+            .is_some_and(|cached| cached < model.file_bytes / 2);
+        let waits = was_cold || first.io.direct_bytes > first.io.buffered_bytes;
+        // Who asks for a way of reading is taken to wait.
+        let takes_all = waits || reading.io != Io::Auto;
+        let threads = |all| {
+            if all {
+                policy.waiting_threads
+            } else {
+                policy.threads
+            }
+        };
         Self {
             budget: budget.map(|(budget, _)| budget),
             usual_budget: budget.map_or(0, |(_, usual)| usual),
             waiting: phases::waiting_part(&first),
             threads: reading.threads.map(Into::into),
-            usual_threads: if first.io.direct_bytes > first.io.buffered_bytes {
-                policy.waiting_threads
-            } else {
-                policy.threads
-            },
+            usual_threads: threads(takes_all),
+            enough_threads: threads(waits),
             io: reading.io,
             drops_cache: reading.drop_cache,
             bytes: model.file_bytes,
@@ -76,17 +86,51 @@ impl Facts {
             lacks_pins: report.pool.last_pin_error.is_some(),
             rounds: options.rounds.get(),
             is_plain: report.models.len() == 1 && options.sides == Sides::WithPool,
+            uses_pool: first.peak_pool_bytes > 0,
             recycles: first.allocation.reused > 0,
         }
     }
 }
 
-/// What the kernel says that new programs may have.
+/// Where a control group's limit of memory stands, in version 2 and in version 1.
+const GROUP_LIMITS: [&str; 2] = [
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+];
+
+/// What the kernel says that new programs may have; `None` where a control group may have less.
 fn available_bytes() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
+    let limits = GROUP_LIMITS.iter().map(fs::read_to_string);
+    unless_limited(kibibytes * 1024, limits.filter_map(Result::ok))
+}
+
+/// `available`, unless one of the limits, as their files have them, is smaller: what is left of that is not known here.
+fn unless_limited(available: u64, limits: impl Iterator<Item = String>) -> Option<u64> {
+    // Where there is no limit, a word says so.
+    let mut numbers = limits.filter_map(|limit| limit.trim().parse::<u64>().ok());
+    let fits = numbers.all(|limit| limit >= available);
+    fits.then_some(available)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unless_limited;
+
+    #[test]
+    fn what_a_control_group_may_have_is_not_what_the_machine_has() {
+        for (limits, expected) in [
+            (&[][..], Some(1000)),
+            (&["max\n"], Some(1000)),
+            (&["9223372036854771712\n"], Some(1000)),
+            (&["max\n", "999\n"], None),
+        ] {
+            let limits = limits.iter().map(ToString::to_string);
+            assert_eq!(unless_limited(1000, limits), expected);
+        }
+    }
 }

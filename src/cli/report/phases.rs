@@ -25,8 +25,8 @@ const PERCENT_COLUMNS: usize = 7;
 struct Phases {
     /// Opening and loading together.
     seconds: f64,
-    /// The threads that allocated, read and hashed.
-    threads: u64,
+    /// The least and the most threads that allocated, read or hashed.
+    threads: (u64, u64),
     parts: Vec<Part>,
 }
 
@@ -38,20 +38,25 @@ struct Part {
 }
 
 impl Phases {
-    /// What threads did at the same time is summed in a report: each phase is what one of them spent on it in the mean. Clocks that
-    /// disagree must not make more of it than the load took.
+    /// What threads did at the same time is summed in a report: each phase is what one of those that did it spent on it in the mean.
+    /// Clocks that disagree must not make more of it than the load took.
     fn of(run: &Report) -> Self {
-        let threads = run.io.threads.max(1);
         let allocated = run.allocation.fresh_seconds + run.allocation.reuse_seconds;
-        let hashed = run.digest_seconds.unwrap_or_default();
-        let sums = [allocated, run.read_seconds, hashed];
-        let mean = sums.iter().sum::<f64>() / threads as f64;
+        let sums = [
+            (allocated, run.allocation.threads),
+            (run.read_seconds, run.io.threads),
+            (run.digest_seconds.unwrap_or_default(), run.digest_threads),
+        ];
+        let means = sums.map(|(sum, threads)| sum / threads.max(1) as f64);
+        let mean: f64 = means.iter().sum();
         let scale = if mean > run.seconds {
             run.seconds / mean
         } else {
             1.0
         };
-        let [allocated, read, hashed] = sums.map(|sum| sum / threads as f64 * scale);
+        let [allocated, read, hashed] = means.map(|mean| mean * scale);
+        let shown = sums.iter().filter(|(sum, _)| *sum > 0.0);
+        let threads = shown.map(|(_, threads)| (*threads).max(1));
         let rest = (run.seconds - allocated - read - hashed).max(0.0);
 
         let part = |name, seconds, color: AnsiColor| Part {
@@ -70,7 +75,10 @@ impl Phases {
         parts.push(part("other", rest, AnsiColor::BrightBlack));
         Self {
             seconds: run.open_seconds + run.seconds,
-            threads,
+            threads: (
+                threads.clone().min().unwrap_or(1),
+                threads.max().unwrap_or(1),
+            ),
             parts,
         }
     }
@@ -107,10 +115,10 @@ impl Phases {
         } else {
             format!("of {whole}")
         };
-        if self.threads > 1 {
-            format!("{of}; means over {} threads", self.threads)
-        } else {
-            of
+        match self.threads {
+            (_, ..=1) => of,
+            (least, most) if least < most => format!("{of}; means over {least} to {most} threads"),
+            (_, most) => format!("{of}; means over {most} threads"),
         }
     }
 }
@@ -158,6 +166,8 @@ mod tests {
         run.seconds = seconds;
         run.open_seconds = 0.5;
         run.io.threads = threads;
+        run.allocation.threads = threads;
+        run.digest_threads = threads;
         run.allocation.fresh_seconds = allocated;
         run.read_seconds = read;
         run
@@ -193,7 +203,7 @@ mod tests {
             ]
         );
         let empty = Phases::of(&Report::default());
-        assert_eq!((empty.seconds, empty.threads), (0.0, 1));
+        assert_eq!((empty.seconds, empty.threads), (0.0, (1, 1)));
         assert!(empty.parts.iter().all(|part| part.seconds == 0.0));
     }
 
@@ -202,6 +212,27 @@ mod tests {
         let mut hashed = run(4.0, 2, 2.0, 2.0);
         hashed.digest_seconds = Some(4.0);
         assert!(seconds(&hashed).contains(&("hash", 2.0)));
+    }
+
+    #[test]
+    fn each_sum_is_divided_by_its_own_number_of_threads() {
+        let mut run = run(4.0, 8, 0.0, 4.0);
+        run.allocation.reuse_seconds = 0.8;
+        run.digest_seconds = Some(6.0);
+        run.digest_threads = 2;
+        let times = seconds(&run);
+        assert_eq!(
+            times[1..4],
+            [("allocate", 0.1), ("read", 0.5), ("hash", 3.0)]
+        );
+        let note = Phases::of(&run).note(1);
+        assert_eq!(note, "of 4.50 s; means over 2 to 8 threads");
+        run.digest_threads = 8;
+        let note = Phases::of(&run).note(2);
+        assert_eq!(
+            note,
+            "of 4.50 s, of the run of median time; means over 8 threads"
+        );
     }
 
     #[test]

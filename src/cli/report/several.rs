@@ -29,10 +29,10 @@ pub(super) fn write(
     if options.sides == Sides::WithoutPool {
         return Ok(());
     }
-    let note = if options.rounds.get() > 1 {
-        "recycled: of the memory of the first load"
-    } else {
-        "recycled: of the memory of the load"
+    let note = match (options.rounds.get(), options.sides) {
+        (1, _) => "recycled: of the memory of the load",
+        (_, Sides::Compare) => "recycled: of the memory of the first load; saved: medians",
+        (_, _) => "recycled: of the memory of the first load; saved: the mean of all loads",
     };
     labels::write_text(out, style::FAINT, note)
 }
@@ -75,12 +75,57 @@ fn cells(model: &ModelReport) -> [String; 4] {
     ]
 }
 
-/// What the pool saved in one load, measured if it was, else in the first load, estimated; `None` without a price.
+/// What the pool saved in one load, measured if it was, else estimated; `None` without a price. Those of all models add up to the whole.
 fn saved(model: &ModelReport, price: Option<f64>) -> Option<f64> {
     let savings: Savings = if model.baseline_runs.is_empty() {
-        savings::estimated([model.runs.get(..1)?], Some(price?))
+        savings::estimated([&model.runs[..]], Some(price?))
     } else {
         savings::measured([(&model.baseline_runs[..], &model.runs[..])])
     };
     Some(savings.seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use ckload::synth::Gpt2;
+    use ckload::{Checkpoint, Report};
+
+    use super::*;
+
+    /// A model that was loaded once for each of these, into memory that was used before or not.
+    fn model(checkpoint: &Checkpoint, recycled: &[bool]) -> ModelReport {
+        let run = |&recycled: &bool| {
+            let mut run = Report::default();
+            run.seconds = 4.0;
+            run.allocation.threads = 1;
+            if recycled {
+                run.allocation.reused_bytes = 100;
+            } else {
+                run.allocation.fresh_bytes = 100;
+                run.allocation.fresh_seconds = 2.0;
+            }
+            run
+        };
+        ModelReport {
+            runs: recycled.iter().map(run).collect(),
+            ..ModelReport::new(checkpoint)
+        }
+    }
+
+    #[test]
+    fn what_each_model_saved_adds_up_to_what_all_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        Gpt2::TINY.blueprint().write_file(&path, 0).unwrap();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let models = [
+            model(&checkpoint, &[false, true]),
+            model(&checkpoint, &[true, true]),
+        ];
+        let runs = || models.iter().map(|model| &model.runs[..]);
+        let price = savings::fresh_price(runs().flatten());
+        let each = models.each_ref().map(|model| saved(model, price));
+        assert_eq!(each, [Some(1.0), Some(2.0)]);
+        assert_eq!(savings::estimated(runs(), price).seconds, 3.0);
+    }
 }

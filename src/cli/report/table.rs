@@ -61,6 +61,12 @@ impl Table {
         }
     }
 
+    /// Columns of the longest line.
+    pub(crate) fn columns(&self) -> usize {
+        let widths = self.widths();
+        widths.iter().sum::<usize>() + GAP.len() * (widths.len() - 1)
+    }
+
     fn widths(&self) -> Vec<usize> {
         let mut widths = vec![0; self.header.len()];
         for row in std::iter::once(&self.header).chain(&self.rows) {

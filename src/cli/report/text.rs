@@ -154,11 +154,11 @@ fn write_how(out: &mut impl Write, options: &LoadOptions, way: Way) -> io::Resul
         }
     };
     let how = match (options.rounds.get() as u64, options.sides) {
-        (1, Sides::Compare) => format!("{verb}, without the pool and with it"),
+        (1, Sides::Compare) => format!("{verb}, without and with the pool, after a warm-up"),
         (1, _) => format!("{verb}, once"),
         (rounds, Sides::Compare) => {
             let rounds = units::counted(rounds, "interleaved round");
-            format!("{verb}, {rounds}; medians")
+            format!("{verb}, {rounds} and a warm-up; medians")
         }
         (rounds, _) => format!("{verb}, {}; medians", units::counted(rounds, "time")),
     };
