@@ -1,11 +1,12 @@
-//! What this machine can do: plain loops of positioned reads of a checkpoint's files, without anything around them.
+//! What plain reads reach on this machine: loops of positioned reads of a checkpoint's files, without anything around them.
 //!
-//! They parse nothing, place nothing and check nothing, and their memory has been in use before: no loader that copies a file's bytes can
-//! be much faster. Where the bytes end up decides how fast they come, so there are two limits ([`Into`]), and each is asked of the state
-//! in which the page cache is.
+//! They parse nothing, place nothing and check nothing, and their memory has been in use before. A loader that copies the bytes of a large
+//! checkpoint is hardly faster; of a small one, the time goes into other things than reads ([`LEAST_LIMITED_BYTES`]). Where the bytes end
+//! up decides how fast they come, so there are two limits ([`Into`]), and each is asked of the state in which the page cache is.
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ckload::{BufferPool, Checkpoint, Loader, PooledBuffer};
+use ckload::pool::GetError;
+use ckload::{Arrangement, BufferPool, Checkpoint, Loader, PooledBuffer};
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 use serde::Serialize;
@@ -42,6 +44,7 @@ pub(crate) struct Limit {
     files: Vec<PathBuf>,
     /// Files by number, and what is wanted of them; whole pages, in file order.
     ranges: Vec<(usize, Range<u64>)>,
+    into: Into,
     /// For [`Into::Memory`].
     memory: Vec<PooledBuffer>,
     pool: BufferPool,
@@ -51,6 +54,12 @@ pub(crate) struct Limit {
 const DIRECT_ALIGNMENT: u64 = 4096;
 
 const MIB: usize = 1 << 20;
+
+/// What loads of smaller checkpoints take is not reading, and too little to be measured against it.
+pub(crate) const LEAST_LIMITED_BYTES: u64 = 16 << 20;
+
+/// Of more bytes, trying loops takes seconds each time.
+const LARGE_BYTES: u64 = 1 << 30;
 
 /// Where the last bytes are less than this apart, they are read in one go.
 const NEIGHBOURS: u64 = 64 << 10;
@@ -63,27 +72,33 @@ const QUICK_BYTES: u64 = 128 << 20;
 
 impl Limit {
     /// The limit of loads of `checkpoint`. For [`Into::Memory`] it takes as much memory as the tensors have bytes.
-    pub(crate) fn new(checkpoint: &Checkpoint, into: Into) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// The system gives no memory.
+    pub(crate) fn new(checkpoint: &Checkpoint, into: Into) -> io::Result<Self> {
         Self::of_part(checkpoint, into, u64::MAX)
     }
 
     /// The same, of no more than about `most` bytes from the start.
-    fn of_part(checkpoint: &Checkpoint, into: Into, most: u64) -> Self {
+    fn of_part(checkpoint: &Checkpoint, into: Into, most: u64) -> io::Result<Self> {
         let ranges = first(ranges(checkpoint), most);
         let pool = BufferPool::new();
         let memory = match into {
             Into::Memory => ranges
                 .iter()
-                .map(|(_, range)| pool.get((range.end - range.start) as usize))
-                .collect(),
+                .map(|(_, range)| pool.try_get((range.end - range.start) as usize))
+                .collect::<Result<_, _>>()
+                .map_err(no_memory)?,
             Into::Cache => Vec::new(),
         };
-        Self {
+        Ok(Self {
             files: checkpoint.files().iter().map(|f| f.path.clone()).collect(),
             ranges,
+            into,
             memory,
             pool,
-        }
+        })
     }
 
     /// What is read, in bytes.
@@ -101,8 +116,7 @@ impl Limit {
             vec![1, cores, 2 * cores]
         };
         threads.dedup();
-        // Trying a large checkpoint takes seconds each time.
-        let pieces: &[usize] = match (direct, self.bytes() > 1 << 30) {
+        let pieces: &[usize] = match (direct, self.is_large()) {
             (_, true) => &[4 * MIB],
             (true, false) => &[4 * MIB, 8 * MIB],
             (false, false) => &[CACHED_PIECE, 4 * MIB],
@@ -117,20 +131,27 @@ impl Limit {
         threads.iter().flat_map(with).collect()
     }
 
-    /// The quickest of the loops, each tried once after `prepare`.
+    fn is_large(&self) -> bool {
+        self.bytes() > LARGE_BYTES
+    }
+
+    /// The quickest of the loops, each tried after `prepare`: twice, since anything may disturb one of them, unless that takes long.
     ///
     /// # Errors
     ///
-    /// A file cannot be read, or not past the page cache.
+    /// A file cannot be read, or not past the page cache, or the system gives no memory or no threads.
     pub(crate) fn best(
         &mut self,
         direct: bool,
         mut prepare: impl FnMut() -> io::Result<()>,
     ) -> io::Result<Loop> {
         let mut tried = Vec::new();
-        for candidate in self.candidates(direct) {
-            prepare()?;
-            tried.push((self.read(candidate)?, candidate));
+        let tries = if self.is_large() { 1 } else { 2 };
+        for _ in 0..tries {
+            for candidate in self.candidates(direct) {
+                prepare()?;
+                tried.push((self.read(candidate)?, candidate));
+            }
         }
         let best = tried.into_iter().min_by_key(|&(time, _)| time);
         Ok(best.expect("there are candidates").1)
@@ -140,11 +161,16 @@ impl Limit {
     ///
     /// # Errors
     ///
-    /// A file cannot be read, or not past the page cache.
+    /// A file cannot be read, or not past the page cache, or the system gives no memory or no threads.
     pub(crate) fn read(&mut self, how: Loop) -> io::Result<Duration> {
-        let buffers: Vec<PooledBuffer> = (0..how.threads)
-            .map(|_| self.pool.get(how.piece_bytes))
-            .collect();
+        let own_bytes = match self.into {
+            Into::Memory => 0,
+            Into::Cache => how.piece_bytes,
+        };
+        let mut buffers = (0..how.threads)
+            .map(|_| self.pool.try_get(own_bytes))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(no_memory)?;
         let start = Instant::now();
         let open = |path: &PathBuf| open(path, how.direct);
         let files = self
@@ -154,41 +180,53 @@ impl Limit {
             .collect::<io::Result<Vec<_>>>()?;
         let pieces = Mutex::new(pieces(&self.ranges, &mut self.memory, how.piece_bytes));
         let failed = AtomicBool::new(false);
+        let read = |mut buffer: PooledBuffer| -> io::Result<()> {
+            while !failed.load(Relaxed) {
+                let Some(piece) = pieces.lock().next() else {
+                    break;
+                };
+                let target = match piece.memory {
+                    Some(memory) => memory,
+                    None => &mut buffer[..piece.bytes],
+                };
+                read_at(&files[piece.file], piece.offset, target)
+                    .inspect_err(|_| failed.store(true, Relaxed))?;
+            }
+            Ok(())
+        };
+        // This thread is one of them: where one is the best, starting another would be what takes the time.
+        let own = buffers.pop().expect("a loop has a thread");
         thread::scope(|scope| {
-            let (files, pieces, failed) = (&files, &pieces, &failed);
-            let read = move |mut buffer: PooledBuffer| -> io::Result<()> {
-                while !failed.load(Relaxed) {
-                    let Some(piece) = pieces.lock().next() else {
-                        break;
-                    };
-                    let target = match piece.memory {
-                        Some(memory) => memory,
-                        None => &mut buffer[..piece.bytes],
-                    };
-                    read_at(&files[piece.file], piece.offset, target)
-                        .inspect_err(|_| failed.store(true, Relaxed))?;
-                }
-                Ok(())
-            };
-            let threads: Vec<_> = buffers
+            let read = &read;
+            let spawn = |buffer| thread::Builder::new().spawn_scoped(scope, move || read(buffer));
+            let others = buffers
                 .into_iter()
-                .map(|buffer| scope.spawn(move || read(buffer)))
-                .collect();
-            threads
-                .into_iter()
-                .try_for_each(|thread| thread.join().expect("reading does not panic"))
+                .map(spawn)
+                .collect::<io::Result<Vec<_>>>()
+                .inspect_err(|_| failed.store(true, Relaxed))?;
+            let done = read(own);
+            let others = others.into_iter();
+            let others = others.map(|thread| thread.join().expect("reading does not panic"));
+            others.fold(done, io::Result::and)
         })?;
         Ok(start.elapsed())
     }
 }
 
-/// About the rate that plain reads of the checkpoint's files reach now, in bytes a second; `None` if they fail.
+/// About the rate that plain reads of the checkpoint's files reach now, with no more than `most_threads`, in bytes a second; `None` if
+/// they fail.
 ///
 /// It reads the start of the checkpoint, up to 128 MiB, a few times, which takes some tens of milliseconds from the page cache.
-pub(crate) fn quick(checkpoint: &Checkpoint, into: Into, direct: bool) -> Option<f64> {
-    let mut limit = Limit::of_part(checkpoint, into, QUICK_BYTES);
+pub(crate) fn quick(
+    checkpoint: &Checkpoint,
+    into: Into,
+    direct: bool,
+    most_threads: Option<NonZeroUsize>,
+) -> Option<f64> {
+    let mut limit = Limit::of_part(checkpoint, into, QUICK_BYTES).ok()?;
+    let threads = if direct { 8 } else { num_cpus::get() };
     let how = Loop {
-        threads: if direct { 8 } else { num_cpus::get() },
+        threads: most_threads.map_or(threads, |most| most.get().min(threads)),
         piece_bytes: if direct { 4 * MIB } else { CACHED_PIECE },
         direct,
     };
@@ -197,6 +235,12 @@ pub(crate) fn quick(checkpoint: &Checkpoint, into: Into, direct: bool) -> Option
     let times: Option<Vec<Duration>> = (0..rounds).map(|_| limit.read(how).ok()).collect();
     let seconds = times?.into_iter().min()?.as_secs_f64();
     (limit.bytes() > 0).then(|| limit.bytes() as f64 / seconds)
+}
+
+/// Whether tensors have to be inflated: the bytes of the files say nothing about theirs.
+pub(crate) fn has_compressed(checkpoint: &Checkpoint) -> bool {
+    let mut tensors = checkpoint.tensors().iter();
+    tensors.any(|tensor| tensor.arrangement() == Arrangement::Compressed)
 }
 
 /// A part of a file that one thread reads at a time.
@@ -269,6 +313,10 @@ fn first(ranges: Vec<(usize, Range<u64>)>, most: u64) -> Vec<(usize, Range<u64>)
     ranges.into_iter().map_while(cut).collect()
 }
 
+fn no_memory(error: GetError) -> io::Error {
+    io::Error::new(io::ErrorKind::OutOfMemory, error)
+}
+
 fn open(path: &Path, direct: bool) -> io::Result<File> {
     let mut options = OpenOptions::new();
     if direct {
@@ -285,7 +333,12 @@ fn read_at(file: &File, mut offset: u64, mut memory: &mut [u8]) -> io::Result<()
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             // Past the page cache, no read begins where a file ends within a page.
-            Err(_) if !offset.is_multiple_of(DIRECT_ALIGNMENT) => break,
+            Err(error)
+                if error.kind() == io::ErrorKind::InvalidInput
+                    && !offset.is_multiple_of(DIRECT_ALIGNMENT) =>
+            {
+                break;
+            }
             Err(error) => return Err(error),
         };
         offset += read as u64;
@@ -313,7 +366,7 @@ mod tests {
         let (_folder, checkpoint) = tiny();
         let file = std::fs::read(&checkpoint.files()[0].path).unwrap();
         for piece_bytes in [4096, 64 << 10, MIB, 8 * MIB] {
-            let mut limit = Limit::new(&checkpoint, Into::Memory);
+            let mut limit = Limit::new(&checkpoint, Into::Memory).unwrap();
             let how = Loop {
                 threads: 3,
                 piece_bytes,
@@ -332,7 +385,7 @@ mod tests {
     #[test]
     fn a_stream_needs_no_memory_of_the_models_size() {
         let (_folder, checkpoint) = tiny();
-        let mut limit = Limit::new(&checkpoint, Into::Cache);
+        let mut limit = Limit::new(&checkpoint, Into::Cache).unwrap();
         assert!(limit.memory.is_empty());
         let best = limit.best(false, || Ok(())).unwrap();
         assert!(limit.candidates(false).contains(&best));
@@ -347,12 +400,25 @@ mod tests {
     }
 
     #[test]
+    fn memory_that_is_not_to_be_had_is_an_error() {
+        let (_folder, checkpoint) = tiny();
+        let mut limit = Limit::new(&checkpoint, Into::Cache).unwrap();
+        let how = Loop {
+            threads: 1,
+            piece_bytes: isize::MAX as usize / 2,
+            direct: false,
+        };
+        let error = limit.read(how).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::OutOfMemory, "{error}");
+    }
+
+    #[test]
     fn a_file_that_is_gone_is_an_error() {
         let (folder, checkpoint) = tiny();
-        let mut limit = Limit::new(&checkpoint, Into::Cache);
+        let mut limit = Limit::new(&checkpoint, Into::Cache).unwrap();
         drop(folder);
         let how = limit.candidates(false)[0];
         assert!(limit.read(how).is_err());
-        assert_eq!(quick(&checkpoint, Into::Cache, false), None);
+        assert_eq!(quick(&checkpoint, Into::Cache, false, None), None);
     }
 }

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::path::Path;
 
-use ckload::{Arrangement, ByteSize, Checkpoint, Loader, Manifest, TensorDigest};
+use ckload::{ByteSize, Checkpoint, Loader, Manifest, TensorDigest};
 
 use super::Error;
+use super::limit::{LEAST_LIMITED_BYTES, has_compressed};
 use super::open::open;
 use super::options::{LoadOptions, OutputOptions, Sides};
 use super::progress::Progress;
@@ -15,9 +16,6 @@ use super::runner::{Runner, Setup, Way};
 use super::timeline::Recording;
 use super::unmatched::{none_left, unmatched};
 use super::{limit, report, savings};
-
-/// What smaller models take is not reading, and too little to be measured against it.
-const LEAST_LIMITED_BYTES: u64 = 16 << 20;
 
 /// Loads each model as often as asked, one model after the other, and prints the report.
 pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), Error> {
@@ -76,7 +74,10 @@ pub(crate) fn run(options: &LoadOptions, output: &OutputOptions) -> Result<(), E
         models.push(model);
     }
     drop(progress);
-    let recorded = recording.as_ref().map_or(Ok(()), Recording::write);
+    let recorded = match recording.as_ref().map(Recording::write) {
+        Some(Err(Error::Interrupted)) => return Err(Error::Interrupted),
+        recorded => recorded.unwrap_or(Ok(())),
+    };
 
     let savings = match options.sides {
         Sides::Compare => savings::measured(
@@ -146,11 +147,9 @@ fn limit_of(model: &ModelReport, checkpoint: &Checkpoint, options: &LoadOptions)
     // What was read once from the disk is in the page cache now.
     let is_only_load = model.runs.len() == 1 && model.baseline_runs.is_empty();
     let direct = first.direct_bytes > first.buffered_bytes || was_cold && is_only_load;
-    let mut tensors = checkpoint.tensors().iter();
-    // Reading what is compressed is the least of the work.
-    let is_compressed = tensors.any(|info| info.arrangement() == Arrangement::Compressed);
     let is_comparable = first.mmap_bytes == 0
-        && !is_compressed
+        // Reading what is compressed is the least of the work.
+        && !has_compressed(checkpoint)
         && checkpoint.bytes() >= LEAST_LIMITED_BYTES
         && (direct || !options.reading.drop_cache);
     if !is_comparable {
@@ -161,7 +160,7 @@ fn limit_of(model: &ModelReport, checkpoint: &Checkpoint, options: &LoadOptions)
     } else {
         limit::Into::Cache
     };
-    let bytes_per_second = limit::quick(checkpoint, into, direct)?;
+    let bytes_per_second = limit::quick(checkpoint, into, direct, options.reading.threads)?;
     Some(Limit {
         bytes_per_second,
         direct,

@@ -26,6 +26,7 @@ mod runner;
 mod savings;
 mod style;
 mod synth;
+mod system_memory;
 mod timeline;
 mod units;
 mod unmatched;

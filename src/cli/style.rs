@@ -1,6 +1,7 @@
 //! Colors and characters, and the streams that leave out what does not belong there.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Stderr, Stdout, Write};
@@ -39,6 +40,10 @@ pub(crate) struct Glyphs {
     pub(crate) micro: &'static str,
     /// A column of a bar, filled more and more.
     pub(crate) fills: &'static [&'static str],
+    /// Before what is a multiple.
+    pub(crate) times: &'static str,
+    /// What a value deviates by.
+    pub(crate) plus_minus: &'static str,
     /// A bar that moves, from full to empty.
     pub(crate) progress: &'static str,
 }
@@ -46,6 +51,8 @@ pub(crate) struct Glyphs {
 static UNICODE: Glyphs = Glyphs {
     ellipsis: "…",
     micro: "µ",
+    times: "×",
+    plus_minus: "±",
     fills: &["▏", "▎", "▍", "▌", "▋", "▊", "▉", "█"],
     progress: "█▉▊▋▌▍▎▏ ",
 };
@@ -53,12 +60,19 @@ static UNICODE: Glyphs = Glyphs {
 static ASCII: Glyphs = Glyphs {
     ellipsis: "...",
     micro: "u",
+    times: "x",
+    plus_minus: "+-",
     fills: &["#"],
     progress: "=> ",
 };
 
 /// Whether the user's locale has no other characters than those of ASCII.
 static ASCII_ONLY: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    /// Whether this thread writes what is not for the user's terminal.
+    static IN_EVERY_LOCALE: Cell<bool> = const { Cell::new(false) };
+}
 
 /// Keeps to ASCII if the locale of the environment says so.
 pub(crate) fn obey_locale() {
@@ -76,13 +90,21 @@ fn has_unicode(variables: [Option<OsString>; 3]) -> bool {
     locale.contains("utf-8") || locale.contains("utf8")
 }
 
+/// Does `work` whatever the user's locale: what it writes is not for this terminal.
+pub(crate) fn in_every_locale<T>(work: impl FnOnce() -> T) -> T {
+    let before = IN_EVERY_LOCALE.replace(true);
+    let done = work();
+    IN_EVERY_LOCALE.set(before);
+    done
+}
+
+fn is_ascii_only() -> bool {
+    ASCII_ONLY.load(Relaxed) && !IN_EVERY_LOCALE.get()
+}
+
 /// The characters to write.
 pub(crate) fn glyphs() -> &'static Glyphs {
-    if ASCII_ONLY.load(Relaxed) {
-        &ASCII
-    } else {
-        &UNICODE
-    }
+    if is_ascii_only() { &ASCII } else { &UNICODE }
 }
 
 impl OutputOptions {
@@ -138,7 +160,7 @@ pub(crate) fn text_columns() -> usize {
 
 /// `text` without characters that a terminal would obey, or could not show.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
-    escape_for(text, ASCII_ONLY.load(Relaxed))
+    escape_for(text, is_ascii_only())
 }
 
 fn escape_for(text: &str, ascii_only: bool) -> Cow<'_, str> {

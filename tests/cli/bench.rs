@@ -97,8 +97,9 @@ fn every_way_is_measured_in_both_states_or_left_out_with_a_reason() {
 
 #[test]
 fn json_has_every_sample() {
-    let model = Model::tiny();
-    let results = json_of(bench(&model.path()).args(["--runs", "3", "--cache", "warm"]));
+    let model = Model::of_large_tensors(9);
+    let results =
+        json_of(bench(&model.path()).args(["--runs", "3", "--cache", "warm", "--threads", "3"]));
     assert_keys(
         &results,
         "schema version model machine runs warmup threads states left_out warnings notes conclusions",
@@ -107,7 +108,7 @@ fn json_has_every_sample() {
         (&results["schema"], &results["runs"], &results["warmup"]),
         (&json!(1), &json!(3), &json!(1))
     );
-    assert_eq!(results["model"]["bytes"], 1_051_520);
+    assert_eq!(results["model"]["bytes"], 9 << 21);
     assert_keys(
         &results["machine"],
         "cores processor memory_bytes kernel huge_pages is_virtual",
@@ -138,8 +139,111 @@ fn json_has_every_sample() {
                 "seconds open_seconds allocate_seconds read_seconds rest_seconds page_faults"
             };
             assert_keys(sample, keys);
+            let seconds = |key: &str| sample[key].as_f64().unwrap();
+            if !is_limit {
+                let phases = ["open", "allocate", "read", "rest"];
+                let phases = phases.map(|phase| seconds(&format!("{phase}_seconds")));
+                let difference = phases.iter().sum::<f64>() - seconds("seconds");
+                assert!(difference.abs() < 1e-9, "{way:#}");
+            }
         }
     }
+}
+
+/// What `numpy.savez_compressed` makes of 64 times 64 zeros: 16 KiB in 223 bytes.
+const COMPRESSED: &[u8] = b"\
+    PK\x03\x04\x14\0\0\0\x08\0\0\0!\0\xb0\xf5\x16*s\0\0\0\x80@\0\0\x05\0\
+    \0\0a.npy\xed\xc8!\x0e\xc2@\0\0\xc1by\xc5\xb9\x83\xa4\xb2\xa9 h\x1c\xa4\
+    \x06\x81\x22\x0d\xbd\x06A(\xb9\x12\x0c\xe1\x15|\x98\xf2\x05\x0cf\xc6\xed\xbew\xfbms\x98\x15\
+    \x8f\xe2\x19\xbb4\x9er\x5c\x85\xb8\xee\xabX\x86\xd8\x0f\xf9\x9e\xdb\xebq\xc8]\xfa\xfeM{\x19\
+    \xd3\xf4\xc7s{KS/\xea\xaa\x0cu\xb5,\xc3+\xfch^\0\0\0\0\0\0\0\0\0\
+    \0\0\0\0\0\0\0\x7f\xf7\x01PK\x01\x02\x14\0\x14\0\0\0\x08\0\0\0!\0\xb0\xf5\
+    \x16*s\0\0\0\x80@\0\0\x05\0\0\0\0\0\0\0\0\0\0\0\x80\x01\0\0\0\0\
+    a.npyPK\x05\x06\0\0\0\0\x01\0\x01\x003\0\0\0\x96\0\0\0\0\0";
+
+#[test]
+fn compressed_and_small_checkpoints_are_compared_with_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let compressed = folder.path().join("a.npz");
+    fs::write(&compressed, COMPRESSED).unwrap();
+    let small = Model::tiny();
+    for (path, note, read_bytes, bytes) in [
+        (
+            compressed,
+            "tensors are compressed",
+            COMPRESSED.len(),
+            64 * 64 * 4,
+        ),
+        (small.path(), "less than 16.0 MiB", 1_051_520, 1_051_520),
+    ] {
+        let results = json_of(bench(&path).args(["--runs", "2", "--cache", "warm"]));
+        let notes = results["notes"].as_array().unwrap();
+        assert!(
+            notes
+                .iter()
+                .any(|found| found.as_str().unwrap().starts_with(note)),
+            "{notes:?}"
+        );
+        assert_eq!(results["conclusions"], json!([]));
+        for way in results["states"][0]["ways"].as_array().unwrap() {
+            assert!(way["times_limit"].is_null());
+            let expected = match way["way"].as_str().unwrap() {
+                "limit" | "limit-stream" | "read" | "mmap-touch" => read_bytes,
+                _ => bytes,
+            };
+            let rate = way["bytes_per_second"].as_f64().unwrap();
+            let found = rate * way["median_seconds"].as_f64().unwrap();
+            assert!((found - expected as f64).abs() < 1e-3, "{way:#}");
+        }
+        let text = stdout_of(bench(&path).args(["--runs", "1", "--cache", "warm"]));
+        assert!(!text.contains("× limit"), "{text}");
+    }
+}
+
+#[test]
+fn a_terminal_without_unicode_gets_none_and_files_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("größe.safetensors");
+    fs::copy(Model::of_large_tensors(9).path(), &path).unwrap();
+    let export = |name: &str| folder.path().join(name);
+    let text = stdout_of(
+        bench(&path)
+            .env("LC_ALL", "C")
+            .args(["--runs", "1", "--cache", "warm", "--ways", "resident"])
+            .arg("--export-markdown")
+            .arg(export("a.md"))
+            .arg("--export-html")
+            .arg(export("a.html")),
+    );
+    assert!(text.is_ascii(), "{text}");
+    assert!(text.contains("x limit") && text.contains("+-"), "{text}");
+    for name in ["a.md", "a.html"] {
+        let written = fs::read_to_string(export(name)).unwrap();
+        for part in ["größe", "× limit"] {
+            assert!(written.contains(part), "{part}: {written}");
+        }
+        assert!(
+            !written.contains(" us<") && !written.contains(" us |"),
+            "{written}"
+        );
+    }
+}
+
+#[test]
+fn a_limit_alone_has_no_chart() {
+    let model = Model::tiny();
+    let page = model.folder().join("bench.html");
+    stdout_of(
+        bench(&model.path())
+            .args(["--runs", "1", "--cache", "warm", "--ways", "limit", "-q"])
+            .arg("--export-html")
+            .arg(&page),
+    );
+    let html = fs::read_to_string(page).unwrap();
+    assert!(
+        !html.contains("<figure>") && html.contains("<td>limit</td>"),
+        "{html}"
+    );
 }
 
 #[test]
@@ -193,14 +297,15 @@ fn a_file_in_memory_is_never_called_cold() {
 
 #[test]
 fn the_table_fits_a_terminal() {
-    let model = Model::tiny();
+    let model = Model::of_large_tensors(9);
     let text = stdout_of(bench(&model.path()).args(["--runs", "2"]));
     for part in [
-        "safetensors, 1 file, 30 tensors",
+        "safetensors, 1 file, 9 tensors",
         "2 rounds of every way in turn",
         "page cache warm",
         "× limit",
         "a recycled resident load takes",
+        "times as long as",
     ] {
         assert!(text.contains(part), "{part:?} is missing:\n{text}");
     }
@@ -306,7 +411,9 @@ fn exports_that_cannot_be_written_are_refused_before_anything_is_measured() {
     );
     assert_eq!(json["error"]["path"], target.to_str().unwrap());
     assert!(
-        message.contains("none/a.csv: entity not found; name a file in a folder"),
+        message.contains(
+            "none/a.csv: No such file or directory (os error 2); name a file in a folder"
+        ),
         "{message}"
     );
 }

@@ -38,6 +38,8 @@ fn open(browser: &Path, page: &Path, (width, height): (u32, u32), arguments: &[S
             "--headless=new",
             "--no-sandbox",
             "--disable-gpu",
+            // Containers often have too little of it.
+            "--disable-dev-shm-usage",
             "--hide-scrollbars",
         ])
         .args(["--no-first-run", "--force-device-scale-factor=1"])

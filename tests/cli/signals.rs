@@ -118,3 +118,43 @@ fn half_a_checkpoint_is_removed() {
     interrupt(child);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn half_a_timeline_is_removed() {
+    let model = Model::of_large_tensors(16);
+    let timeline = model.folder().join("load.json");
+    let arguments = [
+        "--quiet",
+        "--io",
+        "buffered",
+        "--read-size",
+        "4KiB",
+        "--timeline",
+    ];
+    let arguments = [&arguments[..], &[timeline.to_str().unwrap()]].concat();
+    let mut child = start(&arguments, &model.path());
+    let mut ends = false;
+    wait_until("the timeline is begun, or whole", || {
+        ends = child.try_wait().unwrap().is_some();
+        let mut entries = fs::read_dir(model.folder()).unwrap().map(Result::unwrap);
+        ends || entries.any(|entry| {
+            let is_temporary = entry.file_name().to_string_lossy().starts_with(".ckload-");
+            is_temporary && entry.metadata().is_ok_and(|metadata| metadata.len() > 0)
+        })
+    });
+    if !ends {
+        let id = Pid::from_raw(child.id().cast_signed()).unwrap();
+        kill_process(id, Signal::INT).unwrap();
+        // It may have ended by now.
+        let code = child.wait().unwrap().code();
+        assert!(matches!(code, Some(0 | 130)), "{code:?}");
+    }
+    let names = fs::read_dir(model.folder())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<String> = names
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect();
+    names.retain(|name| name != "load.json");
+    assert_eq!(names, ["model.safetensors"]);
+}

@@ -26,11 +26,14 @@ pub(super) fn of(result: &StateResult) -> Option<String> {
     let mut parts = Vec::new();
     if let Some(times) = ours.times_limit {
         let times = units::ratio(times);
-        parts.push(format!("takes {times} × the time of this machine's limit"));
+        parts.push(format!("takes {times} times as long as plain reads"));
     }
     if let Some((other, name)) = first(result, &OTHERS) {
         let faster = other.spread().median / ours.spread().median.max(f64::MIN_POSITIVE);
-        parts.push(format!("is {} × as fast as {name}", units::ratio(faster)));
+        parts.push(format!(
+            "is {} times as fast as {name}",
+            units::ratio(faster)
+        ));
     }
     let title = result.state.title();
     (!parts.is_empty()).then(|| format!("{title}: {subject} {}", parts.join(", and ")))
@@ -83,18 +86,18 @@ mod tests {
                     ("stream", 0.5),
                 ][..],
                 Some(
-                    "a recycled resident load takes 1.50 × the time of this machine's limit, and is 6.00 × as fast as fs::read",
+                    "a recycled resident load takes 1.50 times as long as plain reads, and is 6.00 times as fast as fs::read",
                 ),
             ),
             (
                 &[("limit-stream", 2.0), ("stream", 3.0), ("mmap-touch", 1.5)],
                 Some(
-                    "a stream takes 1.50 × the time of this machine's limit, and is 0.50 × as fast as touching a map",
+                    "a stream takes 1.50 times as long as plain reads, and is 0.50 times as fast as touching a map",
                 ),
             ),
             (
                 &[("resident-new", 1.0), ("read", 2.0)],
-                Some("a resident load into new memory is 2.00 × as fast as fs::read"),
+                Some("a resident load into new memory is 2.00 times as fast as fs::read"),
             ),
             (&[("limit", 1.0), ("read", 9.0)], None),
             (&[("stream", 1.0)], None),

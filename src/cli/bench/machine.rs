@@ -4,7 +4,7 @@ use std::fs;
 
 use serde::Serialize;
 
-use crate::cli::units;
+use crate::cli::{system_memory, units};
 
 /// The machine, as far as it says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -18,8 +18,8 @@ pub(crate) struct Machine {
     pub(crate) kernel: Option<String>,
     /// The system's setting for transparent huge pages.
     pub(crate) huge_pages: Option<String>,
-    /// Whether it is a virtual one.
-    pub(crate) is_virtual: bool,
+    /// Whether it is a virtual one; many processors do not say.
+    pub(crate) is_virtual: Option<bool>,
 }
 
 impl Machine {
@@ -27,17 +27,15 @@ impl Machine {
     pub(crate) fn this() -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let processor = read("/proc/cpuinfo");
-        let kibibytes = value(&read("/proc/meminfo"), "MemTotal")
-            .and_then(|total| total.trim_end_matches("kB").trim().parse::<u64>().ok());
         let kernel = read("/proc/sys/kernel/osrelease");
         Self {
             cores: num_cpus::get(),
             processor: value(&processor, "model name"),
-            memory_bytes: kibibytes.map(|kibibytes| kibibytes * 1024),
+            memory_bytes: system_memory::total(),
             kernel: Some(kernel.trim().to_owned()).filter(|kernel| !kernel.is_empty()),
             huge_pages: bracketed(&read("/sys/kernel/mm/transparent_hugepage/enabled")),
             is_virtual: value(&processor, "flags")
-                .is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
+                .map(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
         }
     }
 
@@ -47,7 +45,7 @@ impl Machine {
         if let Some(processor) = &self.processor {
             parts[0] += &format!(" of {processor}");
         }
-        if self.is_virtual {
+        if self.is_virtual == Some(true) {
             parts.push("virtual".into());
         }
         if let Some(bytes) = self.memory_bytes {
@@ -102,7 +100,7 @@ mod tests {
             memory_bytes: Some(2 << 30),
             kernel: None,
             huge_pages: None,
-            is_virtual: false,
+            is_virtual: None,
         };
         assert_eq!(machine.describe(), "1 core, 2.0 GiB of memory");
     }

@@ -25,11 +25,12 @@ use self::machine::Machine;
 use self::results::{LeftOut, Results};
 use self::rounds::Bench;
 use self::state::{PageCache, Unready};
+use super::limit::{LEAST_LIMITED_BYTES, has_compressed};
 use super::open::open;
 use super::options::{BenchOptions, OutputOptions};
 use super::progress::Progress;
 use super::report::{ModelSummary, SCHEMA};
-use super::{Error, style};
+use super::{Error, style, units};
 
 /// Rounds, unless `--runs` says otherwise: the larger the checkpoint, the longer each takes, and the less they differ.
 const USUAL_RUNS: [(u64, usize); 3] = [(2 << 30, 10), (16 << 30, 5), (u64::MAX, 3)];
@@ -60,14 +61,21 @@ fn measure(
     let runs = options
         .runs
         .map_or_else(|| usual_runs(checkpoint.bytes()), NonZeroUsize::get);
-    let loads =
-        (options.states.len() * (options.warmup + runs) * Way::chosen(&options.ways).len()) as u64;
-    let progress = Progress::new(output, "getting ready", loads * checkpoint.bytes());
+    let rounds = options.warmup.saturating_add(runs) as u64;
+    let each_round = (options.states.len() * Way::chosen(&options.ways).len()) as u64;
+    let bytes = checkpoint
+        .bytes()
+        .saturating_mul(each_round)
+        .saturating_mul(rounds);
+    let progress = Progress::new(output, "getting ready", bytes);
+    let incomparable = incomparable(checkpoint);
     let bench = Bench {
         checkpoint,
         options,
         runs,
-        is_virtual: machine.is_virtual,
+        // Where nobody says that it is virtual, touching memory does no harm.
+        touches_memory: machine.is_virtual != Some(false),
+        compares: incomparable.is_none(),
         progress: &progress,
     };
     let mut cache = PageCache::of(checkpoint)?;
@@ -99,11 +107,19 @@ fn measure(
     let mut warnings = warnings_of(&left_out);
     warnings.extend(states.iter().flat_map(noise::warnings));
     let mut notes = cache.notes();
-    if machine.is_virtual {
-        notes.push(
-            "a virtual machine: fresh memory was in use until just before it was taken".into(),
-        );
-    }
+    let of_machine = match machine.is_virtual {
+        Some(true) => Some("a virtual machine"),
+        Some(false) => None,
+        None => Some("perhaps a virtual machine"),
+    };
+    notes.extend(of_machine.map(|machine| {
+        format!("{machine}: fresh memory was in use until just before it was taken")
+    }));
+    let conclusions = match incomparable {
+        None => states.iter().filter_map(conclusion::of).collect(),
+        Some(_) => Vec::new(),
+    };
+    notes.extend(incomparable);
     Ok(Results {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION"),
@@ -112,11 +128,27 @@ fn measure(
         runs,
         warmup: options.warmup,
         threads: options.threads.map(NonZeroUsize::get),
-        conclusions: states.iter().filter_map(conclusion::of).collect(),
+        conclusions,
         states,
         left_out,
         warnings,
         notes,
+    })
+}
+
+/// Why the ways are not compared, if so: what they take is not reading alone.
+fn incomparable(checkpoint: &Checkpoint) -> Option<String> {
+    if has_compressed(checkpoint) {
+        return Some(
+            "tensors are compressed, and most of the time goes into inflating them: nothing is compared with plain reads"
+                .into(),
+        );
+    }
+    (checkpoint.bytes() < LEAST_LIMITED_BYTES).then(|| {
+        format!(
+            "less than {}, of which loads take more time for other things than for reading: nothing is compared with plain reads",
+            units::bytes(LEAST_LIMITED_BYTES)
+        )
     })
 }
 

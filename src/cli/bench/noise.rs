@@ -73,7 +73,7 @@ pub(super) fn warnings(result: &StateResult) -> Vec<String> {
     let rough: Vec<(&str, f64)> = result
         .ways
         .iter()
-        .filter(|result| is_limit(result.way))
+        .filter(|limit| result.has_ratios() && is_limit(limit.way))
         .map(|limit| (limit.way.name(), limit.spread().relative_deviation()))
         .filter(|(_, deviation)| *deviation > LIMIT_DEVIATION)
         .collect();
@@ -142,7 +142,7 @@ mod tests {
             bytes: 1,
             how: None,
             samples: seconds.iter().map(sample).collect(),
-            times_limit: None,
+            times_limit: Some(1.0),
         };
         StateResult {
             state: State::Warm,

@@ -7,12 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use ckload::pool::Builder;
 use ckload::{BufferPool, Checkpoint, Io, Loader, Observer, Report, usage};
 
 use super::results::{Phases, Sample};
 use crate::cli::Error;
 use crate::cli::limit::{Limit, Loop};
 use crate::cli::options::{Pin, Reading};
+use crate::cli::report::allocate_and_read;
 use crate::cli::runner::pins;
 
 /// A loader that has a pool.
@@ -21,30 +23,45 @@ pub(super) struct Warm {
     is_resident: bool,
 }
 
-/// A pool that locks its memory where the command does.
-pub(super) fn pool() -> BufferPool {
-    BufferPool::builder().pinned_memory(pins(Pin::Auto)).build()
+/// Pools that lock their memory where the command does.
+pub(super) struct Pools {
+    resident: BufferPool,
+    /// Of the size that a stream has, if nobody says otherwise.
+    stream: BufferPool,
+}
+
+impl Pools {
+    pub(super) fn of(checkpoint: &Checkpoint) -> Self {
+        let most = usize::try_from(stream_bytes(checkpoint)).unwrap_or(usize::MAX);
+        Self {
+            resident: builder().build(),
+            stream: builder().max_bytes(most).build(),
+        }
+    }
+}
+
+/// What a stream of `checkpoint` holds at most.
+pub(super) fn stream_bytes(checkpoint: &Checkpoint) -> u64 {
+    Loader::new().default_budget(checkpoint).as_u64()
+}
+
+fn builder() -> Builder {
+    BufferPool::builder().pinned_memory(pins(Pin::Auto))
 }
 
 impl Warm {
-    /// Loads everything into memory of `pool`, which other loaders may share.
-    pub(super) fn resident(io: Io, threads: Option<NonZeroUsize>, pool: &BufferPool) -> Self {
+    /// Loads everything into memory of the pool for that.
+    pub(super) fn resident(io: Io, threads: Option<NonZeroUsize>, pools: &Pools) -> Self {
         Self {
-            loader: loader(io, threads).pool(pool),
+            loader: loader(io, threads).pool(&pools.resident),
             is_resident: true,
         }
     }
 
-    /// Streams `checkpoint` through a pool of its own.
-    pub(super) fn stream(io: Io, threads: Option<NonZeroUsize>, checkpoint: &Checkpoint) -> Self {
-        let loader = loader(io, threads);
-        let budget = loader.default_budget(checkpoint).as_u64();
-        let pool = BufferPool::builder()
-            .pinned_memory(pins(Pin::Auto))
-            .max_bytes(usize::try_from(budget).unwrap_or(usize::MAX))
-            .build();
+    /// Streams through the pool for that.
+    pub(super) fn stream(io: Io, threads: Option<NonZeroUsize>, pools: &Pools) -> Self {
         Self {
-            loader: loader.pool(&pool),
+            loader: loader(io, threads).pool(&pools.stream),
             is_resident: false,
         }
     }
@@ -88,7 +105,7 @@ pub(super) fn load_new(
     let mut times = Times::start();
     let checkpoint = Checkpoint::open(path)?;
     times.opened();
-    let mut loader = loader(Io::Auto, threads).pool(&pool());
+    let mut loader = loader(Io::Auto, threads).pool(&builder().build());
     if let Some(observer) = observer {
         loader = loader.observer(observer);
     }
@@ -141,15 +158,33 @@ impl Times {
     fn stop(self, report: &Report) -> Sample {
         let seconds = self.start.elapsed().as_secs_f64();
         let page_faults = usage::page_faults().saturating_sub(self.faults);
-        // The report's times are sums over threads that did the same at the same time.
-        let threads = report.io.threads.max(1) as f64;
-        let memory = &report.allocation;
-        let allocate = (memory.fresh_seconds + memory.reuse_seconds) / threads;
-        let read = report.read_seconds / threads;
+        let (allocate, read) = allocate_and_read(report);
         Sample {
             seconds,
             phases: Some(Phases::of(seconds, self.open, allocate, read)),
             page_faults,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_are_no_longer_than_the_load() {
+        let times = Times::start();
+        let mut report = Report::default();
+        report.seconds = 1e-9;
+        report.io.threads = 2;
+        report.read_seconds = 7200.0;
+        report.allocation.fresh_seconds = 60.0;
+        let sample = times.stop(&report);
+        let phases = sample.phases.unwrap();
+        assert!(phases.read > phases.allocate, "{phases:?}");
+        assert!(
+            phases.read + phases.allocate <= sample.seconds,
+            "{phases:?}"
+        );
     }
 }

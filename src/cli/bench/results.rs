@@ -51,12 +51,12 @@ pub(crate) struct StateResult {
 #[derive(Clone, Debug)]
 pub(crate) struct WayResult {
     pub(crate) way: Way,
-    /// The tensors', for rates.
+    /// The tensors', for rates; the files' if those are compressed and nobody inflates them.
     pub(crate) bytes: u64,
     /// Of a limit, the loop that was the quickest.
     pub(crate) how: Option<Loop>,
     pub(crate) samples: Vec<Sample>,
-    /// The median over that of its limit; `None` for a limit.
+    /// The median over that of its limit; `None` for a limit, and where that says nothing.
     pub(crate) times_limit: Option<f64>,
 }
 
@@ -175,6 +175,11 @@ impl StateResult {
     /// What was measured of `way`.
     pub(super) fn way(&self, way: Way) -> Option<&WayResult> {
         self.ways.iter().find(|result| result.way == way)
+    }
+
+    /// Whether ways are compared with limits.
+    pub(super) fn has_ratios(&self) -> bool {
+        self.ways.iter().any(|result| result.times_limit.is_some())
     }
 
     /// Puts each way beside its limit.

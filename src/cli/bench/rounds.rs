@@ -2,19 +2,20 @@
 
 use std::io;
 
-use ckload::{BufferPool, Checkpoint, Io};
+use ckload::{Checkpoint, Io};
 
 use super::memory::{self, Room};
 use super::noise::Ticks;
-use super::ours::{self, Warm};
+use super::ours::{self, Pools, Warm};
 use super::plain;
 use super::results::{LeftOut, Sample, StateResult, WayResult};
 use super::state::{PageCache, State, Unready};
 use super::ways::{Memory, Way};
 use crate::cli::Error;
-use crate::cli::limit::{Into, Limit, Loop};
+use crate::cli::limit::{Into, Limit, Loop, has_compressed};
 use crate::cli::options::BenchOptions;
 use crate::cli::progress::Progress;
+use crate::cli::system_memory;
 use crate::cli::timeline::{Recorder, Timeline};
 
 /// What all measurements of a benchmark have in common.
@@ -23,7 +24,9 @@ pub(super) struct Bench<'a> {
     pub(super) options: &'a BenchOptions,
     pub(super) runs: usize,
     /// Whether memory has to be brought back before it is handed out: see [`memory::touch_and_free`].
-    pub(super) is_virtual: bool,
+    pub(super) touches_memory: bool,
+    /// Whether times can be put beside those of the limits.
+    pub(super) compares: bool,
     pub(super) progress: &'a Progress,
 }
 
@@ -32,6 +35,8 @@ struct Lane {
     way: Way,
     work: Work,
     samples: Vec<Sample>,
+    /// Why it cannot be measured after all.
+    lack: Option<String>,
 }
 
 enum Work {
@@ -47,6 +52,28 @@ impl From<Error> for Unready {
     }
 }
 
+/// A result, or why one way alone has none: memory or threads that it takes are not to be had.
+fn unless_lacking<T>(result: Result<T, Error>) -> Result<Result<T, String>, Error> {
+    let lack = match &result {
+        Err(Error::Load(
+            error @ (ckload::Error::Memory { .. } | ckload::Error::Threads { .. }),
+        )) => Some(error.to_string()),
+        Err(Error::Read { source, .. })
+            if matches!(
+                source.kind(),
+                io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock
+            ) =>
+        {
+            Some(source.to_string())
+        }
+        _ => None,
+    };
+    match lack {
+        Some(reason) => Ok(Err(reason)),
+        None => result.map(Ok),
+    }
+}
+
 impl Bench<'_> {
     /// Measures all ways in one state; also tells which could not be.
     pub(super) fn measure(
@@ -57,7 +84,7 @@ impl Bench<'_> {
         let title = state.title();
         self.progress.name(format!("{title}: getting ready"));
         cache.prepare(state)?;
-        let (mut lanes, left_out) = self.lanes(state, cache)?;
+        let (mut lanes, mut left_out) = self.lanes(state, cache)?;
         for round in 0..self.options.warmup {
             self.progress.name(format!("{title}: warming up"));
             self.run_round(&mut lanes, round, state, cache)?;
@@ -81,13 +108,24 @@ impl Bench<'_> {
         } else {
             Vec::new()
         };
+        let (lanes, lacking): (Vec<Lane>, Vec<Lane>) =
+            lanes.into_iter().partition(|lane| lane.lack.is_none());
+        left_out.extend(lacking.into_iter().filter_map(|lane| {
+            Some(LeftOut {
+                state,
+                way: Some(lane.way),
+                reason: lane.lack?,
+            })
+        }));
         let mut result = StateResult {
             state,
             others_share,
             timelines,
             ways: lanes.into_iter().map(|lane| self.result(lane)).collect(),
         };
-        result.compare_with_limits();
+        if self.compares {
+            result.compare_with_limits();
+        }
         Ok((result, left_out))
     }
 
@@ -103,14 +141,15 @@ impl Bench<'_> {
             .into_iter()
             .filter(|way| left_out.iter().all(|(other, _)| other != way))
             .collect();
-        let pool = ours::pool();
+        let pools = Pools::of(self.checkpoint);
         let mut lanes = Vec::new();
         for way in has_room {
-            match self.work(way, &pool, state, cache)? {
+            match self.work(way, &pools, state, cache)? {
                 Ok(work) => lanes.push(Lane {
                     way,
                     work,
                     samples: Vec::new(),
+                    lack: None,
                 }),
                 Err(reason) => left_out.push((way, reason)),
             }
@@ -127,12 +166,12 @@ impl Bench<'_> {
     fn work(
         &self,
         way: Way,
-        pool: &BufferPool,
+        pools: &Pools,
         state: State,
         cache: &mut PageCache,
     ) -> Result<Result<Work, String>, Unready> {
         Ok(match way {
-            Way::Limit(into) => Ok(self.limit(into, state, cache)?),
+            Way::Limit(into) => self.limit(into, state, cache)?,
             Way::Read => Ok(Work::Plain(plain::read)),
             Way::MmapCopy => match plain::no_mmap_copy(self.checkpoint) {
                 Some(reason) => Err(reason),
@@ -143,41 +182,53 @@ impl Bench<'_> {
             Way::Resident(io) | Way::Stream(io) => {
                 let threads = self.options.threads;
                 let warm = match way {
-                    Way::Resident(_) => Warm::resident(io, threads, pool),
-                    _ => Warm::stream(io, threads, self.checkpoint),
+                    Way::Resident(_) => Warm::resident(io, threads, pools),
+                    _ => Warm::stream(io, threads, pools),
                 };
                 cache.prepare(state)?;
                 // Now the pool has its memory, whatever rounds warm up.
-                let (_, report) = warm.load(&self.options.model)?;
-                if io == Io::Direct && report.io.direct_bytes == 0 && report.bytes > 0 {
-                    Err("nothing was read past the page cache: the file system cannot, or the model is too small".into())
-                } else {
-                    Ok(Work::Warm(warm))
+                match unless_lacking(warm.load(&self.options.model))? {
+                    Err(reason) => Err(reason),
+                    Ok((_, report))
+                        if io == Io::Direct && report.io.direct_bytes == 0 && report.bytes > 0 =>
+                    {
+                        Err("nothing was read past the page cache: the file system cannot, or the model is too small".into())
+                    }
+                    Ok(_) => Ok(Work::Warm(warm)),
                 }
             }
         })
     }
 
     /// The quickest plain loop in this state: past the page cache where that has nothing, if the file system can.
-    fn limit(&self, into: Into, state: State, cache: &mut PageCache) -> Result<Work, Unready> {
-        let mut limit = Limit::new(self.checkpoint, into);
+    fn limit(
+        &self,
+        into: Into,
+        state: State,
+        cache: &mut PageCache,
+    ) -> Result<Result<Work, String>, Unready> {
         let mut unready = None;
-        let mut best = |direct| {
-            limit.best(direct, || {
-                cache.prepare(state).map_err(|reason| {
-                    unready = Some(reason);
-                    io::Error::other("the page cache is not ready")
+        let work = Limit::new(self.checkpoint, into).and_then(|mut limit| {
+            let mut best = |direct| {
+                limit.best(direct, || {
+                    cache.prepare(state).map_err(|reason| {
+                        unready = Some(reason);
+                        io::Error::other("the page cache is not ready")
+                    })
                 })
-            })
-        };
-        let how = match state {
-            State::Warm => best(false),
-            State::Cold => best(true).or_else(|_| best(false)),
-        };
-        match (how, unready) {
-            (Ok(how), _) => Ok(Work::Limit { limit, how }),
+            };
+            let how = match state {
+                State::Warm => best(false),
+                State::Cold => best(true).or_else(|_| best(false)),
+            }?;
+            Ok(Work::Limit { limit, how })
+        });
+        match (work, unready) {
             (Err(_), Some(reason)) => Err(reason),
-            (Err(source), None) => Err(self.limit_failed(source).into()),
+            (work, _) => {
+                let work = work.map_err(|source| self.limit_failed(source));
+                Ok(unless_lacking(work)?)
+            }
         }
     }
 
@@ -192,9 +243,13 @@ impl Bench<'_> {
         let count = lanes.len();
         for turn in 0..count {
             let lane = &mut lanes[(round + turn) % count];
-            self.prepare(lane.way, state, cache)?;
-            let sample = self.run(&mut lane.work)?;
-            lane.samples.push(sample);
+            if lane.lack.is_none() {
+                self.prepare(lane.way, state, cache)?;
+                match unless_lacking(self.run(&mut lane.work))? {
+                    Ok(sample) => lane.samples.push(sample),
+                    Err(reason) => lane.lack = Some(reason),
+                }
+            }
             self.progress.moved(self.checkpoint.bytes());
         }
         Ok(())
@@ -209,20 +264,22 @@ impl Bench<'_> {
     ) -> Result<Vec<(Way, Timeline)>, Unready> {
         let model = &self.options.model;
         let mut timelines = Vec::new();
-        for lane in lanes {
+        for lane in lanes.iter().filter(|lane| lane.lack.is_none()) {
             let recorder = Recorder::new();
-            match &lane.work {
+            let loaded = match &lane.work {
                 Work::Limit { .. } | Work::Plain(_) => continue,
                 Work::New => {
                     self.prepare(lane.way, state, cache)?;
-                    ours::load_new(model, self.options.threads, Some(recorder.clone()))?;
+                    ours::load_new(model, self.options.threads, Some(recorder.clone())).map(drop)
                 }
                 Work::Warm(warm) => {
                     self.prepare(lane.way, state, cache)?;
-                    warm.observed(recorder.clone()).load(model)?;
+                    warm.observed(recorder.clone()).load(model).map(drop)
                 }
+            };
+            if unless_lacking(loaded)?.is_ok() {
+                timelines.push((lane.way, recorder.timeline()));
             }
-            timelines.push((lane.way, recorder.timeline()));
         }
         Ok(timelines)
     }
@@ -230,7 +287,7 @@ impl Bench<'_> {
     /// Brings the page cache, and memory where it matters, into the state that a load is to find.
     fn prepare(&self, way: Way, state: State, cache: &mut PageCache) -> Result<(), Unready> {
         cache.prepare(state)?;
-        if self.is_virtual && way.memory() == Memory::Fresh {
+        if self.touches_memory && way.memory() == Memory::Fresh {
             memory::touch_and_free(self.checkpoint.bytes());
         }
         Ok(())
@@ -250,7 +307,12 @@ impl Bench<'_> {
     fn result(&self, lane: Lane) -> WayResult {
         WayResult {
             way: lane.way,
-            bytes: self.checkpoint.bytes(),
+            bytes: match lane.way {
+                Way::Limit(_) | Way::Read | Way::MmapTouch if has_compressed(self.checkpoint) => {
+                    self.file_bytes()
+                }
+                _ => self.checkpoint.bytes(),
+            },
             how: match lane.work {
                 Work::Limit { how, .. } => Some(how),
                 _ => None,
@@ -261,19 +323,52 @@ impl Bench<'_> {
     }
 
     fn room(&self, state: State) -> Room {
-        let files = self.checkpoint.files().iter().map(|file| file.bytes);
         Room {
-            available: memory::available(),
+            available: system_memory::available().unwrap_or(u64::MAX),
             tensors: self.checkpoint.bytes(),
+            streamed: ours::stream_bytes(self.checkpoint),
             cached: match state {
-                State::Warm => files.sum(),
+                State::Warm => self.file_bytes(),
                 State::Cold => 0,
             },
         }
     }
 
+    fn file_bytes(&self) -> u64 {
+        let files = self.checkpoint.files().iter();
+        files.map(|file| file.bytes).sum()
+    }
+
     fn limit_failed(&self, source: io::Error) -> Error {
         let path = self.options.model.clone();
         Error::Read { path, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_not_to_be_had_leaves_out_a_way() {
+        let read = |kind: io::ErrorKind| -> Result<(), Error> {
+            Err(Error::Read {
+                path: "m".into(),
+                source: kind.into(),
+            })
+        };
+        assert!(unless_lacking(Ok(1)).unwrap().is_ok());
+        for kind in [io::ErrorKind::OutOfMemory, io::ErrorKind::WouldBlock] {
+            assert!(unless_lacking(read(kind)).unwrap().is_err());
+        }
+        assert!(unless_lacking(read(io::ErrorKind::NotFound)).is_err());
+        let pool = ckload::BufferPool::new();
+        let source = pool.try_get(isize::MAX as usize / 2).unwrap_err();
+        let error = Error::Read {
+            path: "m".into(),
+            source: io::Error::new(io::ErrorKind::OutOfMemory, source),
+        };
+        let reason = unless_lacking::<()>(Err(error)).unwrap().unwrap_err();
+        assert!(reason.contains("refused"), "{reason}");
     }
 }

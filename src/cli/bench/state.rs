@@ -145,9 +145,6 @@ impl PageCache {
     }
 
     fn empty(&mut self) -> Result<(), Unready> {
-        if let Some(untold) = self.untold {
-            return Err(Unready::LeftOut(untold.to_string()));
-        }
         for path in &self.files {
             let file = File::open(path).map_err(failed(path))?;
             if let Some(system) = in_memory(&file) {
@@ -156,7 +153,12 @@ impl PageCache {
                     path.display()
                 )));
             }
-            evict(&file);
+        }
+        if let Some(untold) = self.untold {
+            return Err(Unready::LeftOut(untold.to_string()));
+        }
+        for path in &self.files {
+            evict(&File::open(path).map_err(failed(path))?);
         }
         if self.left()?.is_some() && fs::write(DROP_CACHES, "1").is_ok() {
             self.has_dropped_all = true;

@@ -4,22 +4,44 @@ use std::io::{self, Write};
 
 use super::results::{Results, StateResult, WayResult};
 use crate::cli::report::{Table, write_model};
+use crate::cli::width::wrap;
 use crate::cli::{style, units};
 
-/// A column, and what it says of a way.
-type Column = (&'static str, fn(&WayResult) -> String);
+/// What a column is called, and what it says of a way.
+type Column = (fn() -> String, fn(&WayResult) -> String);
 
-/// In the order in which they are shown; those in front are kept when there is no room.
+/// In the order in which they are shown.
 const COLUMNS: [Column; 8] = [
-    ("way", |result| result.way.name().to_owned()),
-    ("median", |result| units::seconds(result.spread().median)),
-    ("±", |result| percent(result.spread().relative_deviation())),
-    ("min", |result| units::seconds(result.spread().min)),
-    ("max", |result| units::seconds(result.spread().max)),
-    ("rate", |result| units::rate(result.bytes_per_second())),
-    ("× limit", times_limit),
-    ("faults", |result| units::count(result.page_faults())),
+    (|| "way".into(), |result| result.way.name().to_owned()),
+    (
+        || "median".into(),
+        |result| units::seconds(result.spread().median),
+    ),
+    (
+        || style::glyphs().plus_minus.into(),
+        |result| percent(result.spread().relative_deviation()),
+    ),
+    (
+        || "min".into(),
+        |result| units::seconds(result.spread().min),
+    ),
+    (
+        || "max".into(),
+        |result| units::seconds(result.spread().max),
+    ),
+    (
+        || "rate".into(),
+        |result| units::rate(result.bytes_per_second()),
+    ),
+    (|| format!("{} limit", style::glyphs().times), times_limit),
+    (
+        || "faults".into(),
+        |result| units::count(result.page_faults()),
+    ),
 ];
+
+/// The column of what is compared, by number.
+const TIMES_LIMIT: usize = 6;
 
 /// The columns, by number, that go when there is no room, one after the other.
 const EXPENDABLE: [usize; 5] = [2, 7, 4, 3, 5];
@@ -57,7 +79,10 @@ pub(super) fn write(out: &mut impl Write, results: &Results, columns: usize) -> 
 
 /// A table for each state, without the columns for which there is no room in one of them.
 fn fitting_tables(results: &[StateResult], columns: usize) -> io::Result<Vec<Vec<u8>>> {
-    let mut shown: Vec<usize> = (0..COLUMNS.len()).collect();
+    let has_ratios = results.iter().any(StateResult::has_ratios);
+    let mut shown: Vec<usize> = (0..COLUMNS.len())
+        .filter(|&column| has_ratios || column != TIMES_LIMIT)
+        .collect();
     let mut expendable = EXPENDABLE.into_iter();
     loop {
         let mut tables = Vec::new();
@@ -77,7 +102,7 @@ fn fitting_tables(results: &[StateResult], columns: usize) -> io::Result<Vec<Vec
 }
 
 fn table(result: &StateResult, shown: &[usize]) -> Table {
-    let mut table = Table::new(shown.iter().map(|&column| COLUMNS[column].0));
+    let mut table = Table::new(shown.iter().map(|&column| COLUMNS[column].0()));
     for way in &result.ways {
         table.row(shown.iter().map(|&column| COLUMNS[column].1(way)));
     }
@@ -102,19 +127,10 @@ fn percent(part: f64) -> String {
 
 /// Writes `text` in lines of no more than `columns`, unless a word is longer.
 fn write_wrapped(out: &mut impl Write, text: &str, columns: usize) -> io::Result<()> {
-    let text = style::escape(text);
-    let mut line = String::new();
-    for word in text.split(' ') {
-        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > columns {
-            writeln!(out, "{line}")?;
-            line.clear();
-        }
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line += word;
+    for line in wrap(&style::escape(text), columns) {
+        writeln!(out, "{line}")?;
     }
-    writeln!(out, "{line}")
+    Ok(())
 }
 
 impl Results {
@@ -188,12 +204,13 @@ mod tests {
     }
 
     #[test]
-    fn lines_break_between_words() {
-        let mut out = Vec::new();
-        write_wrapped(&mut out, "a model of many weights", 10).unwrap();
-        assert_eq!(
-            String::from_utf8(out).unwrap(),
-            "a model of\nmany\nweights\n"
-        );
+    fn what_is_not_compared_has_no_column() {
+        let mut result = result();
+        for way in &mut result.ways {
+            way.times_limit = None;
+        }
+        let tables = fitting_tables(&[result], 80).unwrap();
+        let plain = anstream::adapter::strip_bytes(&tables[0]).into_vec();
+        assert!(!String::from_utf8(plain).unwrap().contains("× limit"));
     }
 }

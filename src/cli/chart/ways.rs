@@ -20,7 +20,7 @@ pub(crate) struct Bar {
     pub(crate) note: String,
 }
 
-/// What nothing can be quicker than, for the bars of a group.
+/// What plain reads take, for the bars of a group.
 #[derive(Clone, Debug)]
 pub(crate) struct Limit {
     pub(crate) group: String,

@@ -24,6 +24,7 @@ use super::savings::Savings;
 pub(crate) use labels::write_text;
 pub(crate) use memory::{write_pool, write_process, write_saved};
 pub(crate) use mismatches::{write_agreement, write_mismatches};
+pub(crate) use phases::allocate_and_read;
 pub(crate) use runs::{RUN_COLUMNS, run_cells};
 pub(crate) use table::Table;
 pub(crate) use text::{write_load, write_model};

@@ -147,6 +147,16 @@ pub(super) fn waiting_part(run: &Report) -> f64 {
     rest / run.seconds.max(f64::MIN_POSITIVE)
 }
 
+/// The seconds of a load that went into getting memory and into reading, as a clock on the wall has them.
+pub(crate) fn allocate_and_read(run: &Report) -> (f64, f64) {
+    let phases = Phases::of(run);
+    let seconds = |name| {
+        let part = phases.parts.iter().find(|part| part.name == name);
+        part.map_or(0.0, |part| part.seconds)
+    };
+    (seconds("allocate"), seconds("read"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

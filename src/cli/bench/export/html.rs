@@ -43,16 +43,22 @@ pub(super) fn page(results: &Results) -> String {
 
 fn state(page: &mut Page, result: &StateResult) {
     page.heading(&capitalized(result.state.title()));
-    page.figure(
-        &chart::ways(&bars(result), &limits(result)),
-        "Time of each way: the bar is the median, the line goes from the quickest run to the slowest, each dot is a run. \
-         The vertical line is the limit, the best plain loop of reads.",
-    );
+    let (bars, limits) = (bars(result), limits(result));
+    if !bars.is_empty() {
+        let mut caption = String::from(
+            "Time of each way: the bar is the median, the line goes from the quickest run to the slowest, each dot is a run.",
+        );
+        if !limits.is_empty() {
+            caption += " The vertical line is the limit, the best plain loop of reads.";
+        }
+        page.figure(&chart::ways(&bars, &limits), &caption);
+    }
     let phases = phases(result);
     if !phases.is_empty() {
         page.figure(
             &chart::phases(&phases),
-            "Where the time went, medians: opening the files, getting memory, reading, and all else. Times of threads that worked \
+            "Where the time went, medians: opening the files, getting memory, reading, and all else. \
+             New memory of read and mmap-copy comes while they read. Times of threads that worked \
              side by side are divided by their number.",
         );
     }
@@ -88,7 +94,11 @@ fn bars(result: &StateResult) -> Vec<Bar> {
     ways.map(bar).collect()
 }
 
+/// None where nothing is compared with them.
 fn limits(result: &StateResult) -> Vec<Limit> {
+    if !result.has_ratios() {
+        return Vec::new();
+    }
     let limit = |result: &WayResult| {
         Some(Limit {
             group: group(result.way).into(),

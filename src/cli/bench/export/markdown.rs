@@ -63,7 +63,7 @@ fn escaped(text: &str) -> String {
     for character in style::escape(text).chars() {
         if matches!(
             character,
-            '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '|' | '#'
+            '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '|' | '#' | '&'
         ) {
             safe.push('\\');
         }
@@ -79,5 +79,6 @@ mod tests {
     #[test]
     fn names_are_not_markup() {
         assert_eq!(escaped("a_b|<c>\u{1b}"), r"a\_b\|\<c\>\\u{1b}");
+        assert_eq!(escaped("a&lt;b"), r"a\&lt;b");
     }
 }

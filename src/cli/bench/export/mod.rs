@@ -5,27 +5,20 @@ mod html;
 mod markdown;
 
 use super::results::Results;
-use crate::cli::interrupt::{CleansUp, interrupted};
 use crate::cli::options::Exports;
 use crate::cli::{Error, whole_file};
 
 /// Looks whether the files can be written, before anything is measured.
 pub(super) fn check(exports: &Exports) -> Result<(), Error> {
-    let _cleans_up = CleansUp::new();
-    exports
-        .files()
-        .try_for_each(|path| unless_interrupted(|| whole_file::check(path)))
+    exports.files().try_for_each(whole_file::check)
 }
 
 /// Writes every file that was asked for; each is there whole, or as it was before.
 pub(super) fn write(exports: &Exports, results: &Results) -> Result<(), Error> {
-    let _cleans_up = CleansUp::new();
     if let Some(path) = &exports.json {
-        unless_interrupted(|| {
-            whole_file::write(path, |out| {
-                serde_json::to_writer_pretty(&mut *out, results)?;
-                writeln!(out)
-            })
+        whole_file::write(path, |out| {
+            serde_json::to_writer_pretty(&mut *out, results)?;
+            writeln!(out)
         })?;
     }
     for (path, text) in [
@@ -34,19 +27,8 @@ pub(super) fn write(exports: &Exports, results: &Results) -> Result<(), Error> {
         (&exports.html, html::page),
     ] {
         if let Some(path) = path {
-            unless_interrupted(|| {
-                whole_file::write(path, |out| out.write_all(text(results).as_bytes()))
-            })?;
+            whole_file::write(path, |out| out.write_all(text(results).as_bytes()))?;
         }
-    }
-    Ok(())
-}
-
-/// Does `work`; Ctrl-C waits for it, so that it leaves nothing half done.
-fn unless_interrupted(work: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
-    work()?;
-    if interrupted() {
-        return Err(Error::Interrupted);
     }
     Ok(())
 }
