@@ -1,6 +1,5 @@
 //! What advice depends on, collected from a load.
 
-use std::fs;
 use std::io::{self, Write};
 
 use anstyle::Style;
@@ -8,7 +7,7 @@ use ckload::{Checkpoint, Io, Loader};
 
 use crate::cli::options::{LoadOptions, Sides};
 use crate::cli::runner::Way;
-use crate::cli::style;
+use crate::cli::{style, system_memory};
 
 use super::advice::{Facts, advice};
 use super::{LoadReport, ModelReport, labels, phases};
@@ -82,55 +81,12 @@ impl Facts {
             cached_bytes: model.cached_bytes,
             buffered_bytes: first.io.buffered_bytes,
             direct_bytes: first.io.direct_bytes,
-            available_bytes: available_bytes(),
+            available_bytes: system_memory::available(),
             lacks_pins: report.pool.last_pin_error.is_some(),
             rounds: options.rounds.get(),
             is_plain: report.models.len() == 1 && options.sides == Sides::WithPool,
             uses_pool: first.peak_pool_bytes > 0,
             recycles: first.allocation.reused > 0,
-        }
-    }
-}
-
-/// Where a control group's limit of memory stands, in version 2 and in version 1.
-const GROUP_LIMITS: [&str; 2] = [
-    "/sys/fs/cgroup/memory.max",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-];
-
-/// What the kernel says that new programs may have; `None` where a control group may have less.
-fn available_bytes() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    let limits = GROUP_LIMITS.iter().map(fs::read_to_string);
-    unless_limited(kibibytes * 1024, limits.filter_map(Result::ok))
-}
-
-/// `available`, unless one of the limits, as their files have them, is smaller: what is left of that is not known here.
-fn unless_limited(available: u64, limits: impl Iterator<Item = String>) -> Option<u64> {
-    // Where there is no limit, a word says so.
-    let mut numbers = limits.filter_map(|limit| limit.trim().parse::<u64>().ok());
-    let fits = numbers.all(|limit| limit >= available);
-    fits.then_some(available)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::unless_limited;
-
-    #[test]
-    fn what_a_control_group_may_have_is_not_what_the_machine_has() {
-        for (limits, expected) in [
-            (&[][..], Some(1000)),
-            (&["max\n"], Some(1000)),
-            (&["9223372036854771712\n"], Some(1000)),
-            (&["max\n", "999\n"], None),
-        ] {
-            let limits = limits.iter().map(ToString::to_string);
-            assert_eq!(unless_limited(1000, limits), expected);
         }
     }
 }
