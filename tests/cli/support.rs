@@ -82,6 +82,7 @@ fn without_settings(program: &str) -> std::process::Command {
     let mut command = std::process::Command::new(program);
     for variable in [
         "NO_COLOR",
+        "CI",
         "CLICOLOR",
         "CLICOLOR_FORCE",
         "LC_ALL",
