@@ -13,7 +13,7 @@ use std::path::Path;
 use safetensors::tensor::TensorInfo as Entry;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
-use super::sniff::{SNIFF_BYTES, name_impostor};
+use super::sniff::{SNIFF_BYTES, name_impostor_or_text};
 use super::{Format, Header, repeated};
 use crate::{Dtype, Error, TensorInfo};
 
@@ -32,7 +32,7 @@ pub(crate) fn read_header(path: &Path, file: &File, file_bytes: u64) -> Result<H
         let have = file_bytes.min(SNIFF_BYTES as u64) as usize;
         match file.read_exact_at(&mut head[..have], 0) {
             Ok(()) if !looks_like_safetensors(&head[..have]) => {
-                name_impostor(path, &head[..have]).unwrap_or(error)
+                name_impostor_or_text(path, &head[..have]).unwrap_or(error)
             }
             _ => error,
         }

@@ -83,13 +83,26 @@ pub(crate) fn name_impostor(path: &Path, head: &[u8]) -> Option<Error> {
         .iter()
         .find(|(at, magic, _)| head.get(*at..).is_some_and(|rest| rest.starts_with(magic)))
         .map(|(_, _, name)| *name)
-        .or_else(|| starts(b"{").then_some("a JSON document"))
-        .or_else(|| is_text(head).then_some("text"))?;
+        .or_else(|| starts(b"{").then_some("a JSON document"))?;
     Some(Error::OtherFormat { path, found })
 }
 
+/// As [`name_impostor`], of a file that is to hold bytes: it may be a text.
+pub(crate) fn name_impostor_or_text(path: &Path, head: &[u8]) -> Option<Error> {
+    let text = || Error::OtherFormat {
+        path: path.to_owned(),
+        found: "text",
+    };
+    name_impostor(path, head).or_else(|| is_text(head).then(text))
+}
+
 /// Whether these are characters that are written, all of them. The last may be cut.
+///
+/// Of fewer bytes than a header's length has, nothing can be said: the first bytes of some formats are letters.
 fn is_text(head: &[u8]) -> bool {
+    if head.len() < size_of::<u64>() {
+        return false;
+    }
     let text = match std::str::from_utf8(head) {
         Ok(text) => text,
         Err(error) if error.error_len().is_none() => {
@@ -98,7 +111,7 @@ fn is_text(head: &[u8]) -> bool {
         Err(_) => return false,
     };
     let is_written = |c: char| !c.is_control() || c.is_ascii_whitespace();
-    !text.is_empty() && text.chars().all(is_written)
+    text.chars().all(is_written)
 }
 
 /// The `size` line of a Git LFS pointer.
@@ -115,7 +128,8 @@ mod tests {
 
     #[test]
     fn impostors_get_their_name() {
-        let kind = |head: &[u8]| name_impostor(Path::new("m"), head).map(|error| error.kind());
+        let kind =
+            |head: &[u8]| name_impostor_or_text(Path::new("m"), head).map(|error| error.kind());
         assert_eq!(
             kind(b"version https://git-lfs.github.com/spec/v1\n"),
             Some("lfs_pointer")
@@ -129,8 +143,9 @@ mod tests {
         assert_eq!(kind(b"\x10\0\0\0\0\0\0\0{"), None);
         assert_eq!(kind(b""), None);
         assert_eq!(kind("Notes, größer".as_bytes()), Some("other_format"));
-        assert_eq!(kind(b"Notes\x1b"), None);
-        assert_eq!(kind(b"Notes \xff"), None);
+        assert_eq!(kind(b"Notes of \x1b"), None);
+        assert_eq!(kind(b"Notes of \xff"), None);
+        assert_eq!(kind(b"GGU"), None);
     }
 
     #[test]
