@@ -222,14 +222,14 @@ pub(crate) fn way(options: &LoadOptions, checkpoints: &[Checkpoint]) -> Way {
     if options.resident {
         return Way::Resident;
     }
-    let loader = Loader::new();
-    let largest = || {
-        checkpoints
-            .iter()
-            .map(|checkpoint| loader.default_budget(checkpoint))
-            .max()
-    };
     Way::Streamed {
-        budget: options.budget.or_else(largest).unwrap_or(ByteSize::b(0)),
+        budget: options.budget.unwrap_or_else(|| usual_budget(checkpoints)),
     }
+}
+
+/// What a stream of the most demanding of the models needs.
+pub(crate) fn usual_budget(checkpoints: &[Checkpoint]) -> ByteSize {
+    let loader = Loader::new();
+    let budgets = checkpoints.iter().map(|one| loader.default_budget(one));
+    budgets.max().unwrap_or_default()
 }

@@ -1,11 +1,6 @@
 //! What loads are measured against: loads without the pool, and plain reads.
 
-use std::fs::File;
-
-use ckload::usage;
-use rustix::fs::{Advice, fadvise};
-
-use crate::support::{Model, ckload, json_of, stdout_of};
+use crate::support::{Model, ckload, json_of, stdout_of, uncached};
 
 #[test]
 fn a_comparison_says_that_it_measured_and_how_often() {
@@ -33,11 +28,7 @@ fn a_comparison_says_that_it_measured_and_how_often() {
 #[test]
 fn a_comparison_is_not_of_a_cold_load_with_a_warm_one() {
     let model = Model::of_large_tensors(16);
-    let file = File::open(model.path()).expect("it was written");
-    file.sync_all().expect("a disk or none");
-    fadvise(&file, 0, None, Advice::DontNeed).expect("advice");
-    if usage::cached_bytes(&file) != Some(0) {
-        eprintln!("not tested: the page cache keeps this file, or does not tell");
+    if uncached(&model).is_none() {
         return;
     }
     let options = ["--compare", "--repeat", "1", "--io", "buffered"];

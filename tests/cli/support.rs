@@ -1,10 +1,13 @@
 //! Checkpoints to load, and ways to run the command.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use ckload::synth::{Blueprint, Element, Gpt2, TensorSpec};
+use ckload::usage;
+use rustix::fs::{Advice, fadvise};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -57,7 +60,7 @@ pub(crate) fn write_hole(path: &Path) {
     let header = format!(r#"{{"hole":{{"dtype":"U8","shape":[{len}],"data_offsets":[0,{len}]}}}}"#);
     let start = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
     std::fs::write(path, &start).unwrap();
-    let file = std::fs::File::options().write(true).open(path).unwrap();
+    let file = File::options().write(true).open(path).unwrap();
     file.set_len(start.len() as u64 + len).unwrap();
 }
 
@@ -100,6 +103,20 @@ fn without_settings(program: &str) -> std::process::Command {
 
 fn program() -> &'static str {
     env!("CARGO_BIN_EXE_ckload")
+}
+
+/// The file of `model`, of which the page cache has nothing now; where it keeps it, or does not tell, standard error says that a test is left
+/// out.
+#[allow(clippy::print_stderr)]
+pub(crate) fn uncached(model: &Model) -> Option<File> {
+    let file = File::open(model.path()).expect("it was written");
+    file.sync_all().expect("a disk or none");
+    fadvise(&file, 0, None, Advice::DontNeed).expect("advice");
+    if usage::cached_bytes(&file) == Some(0) {
+        return Some(file);
+    }
+    eprintln!("not tested: the page cache keeps this file, or does not tell");
+    None
 }
 
 /// The names of the commands, but for `help`.

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use anstyle::Style;
 use ckload::{Checkpoint, Io, Loader};
 
+use crate::cli::load::usual_budget;
 use crate::cli::options::{LoadOptions, Sides};
 use crate::cli::runner::Way;
 use crate::cli::{style, system_memory};
@@ -20,15 +21,9 @@ pub(super) fn write_advice(
     checkpoints: &[Checkpoint],
     report: &LoadReport,
 ) -> io::Result<()> {
-    let usual_budget = || {
-        let budgets = checkpoints
-            .iter()
-            .map(|one| Loader::new().default_budget(one));
-        budgets.max().unwrap_or_default().as_u64()
-    };
     let budget = match way {
         Way::Resident => None,
-        Way::Streamed { budget } => Some((budget.as_u64(), usual_budget())),
+        Way::Streamed { budget } => Some((budget.as_u64(), usual_budget(checkpoints).as_u64())),
     };
     let models = report.models.iter().zip(checkpoints);
     let facts: Vec<Facts> = models
