@@ -30,7 +30,7 @@ pub(crate) struct Limits<'a> {
     pub(crate) read_bytes: u64,
 }
 
-/// A plan, and for each of its slots the capacity of the idle buffer that it divides; `None` for a slot that is asked for by its size.
+/// A plan, and for each of its slots the capacity of the idle buffer that it takes; `None` for a slot that is asked for by its size.
 #[derive(Debug)]
 pub(crate) struct Layout {
     pub(crate) plan: Plan,
@@ -52,15 +52,20 @@ impl Layout {
             .saturating_add(needed / 8)
             .min(limits.max_bytes.unwrap_or(u64::MAX))
             .max(needed);
-        // A model that comes back finds its own buffers.
+        // A model that comes back finds its own buffers. It asks for each by its capacity, lest a slot be lent a larger one that another needs.
         let found_again = limits.found_again(plain.slots(), idle);
+        let slots = plain.slots().iter().zip(&found_again);
+        let found_bytes: u64 = slots
+            .filter(|(_, found)| found.is_some())
+            .map(|(&bytes, _)| bytes)
+            .sum();
         let packing = Packing::new(tensors, idle, limits, most);
-        if packing.bytes() > found_again {
+        if packing.bytes() > found_bytes {
             packing.layout()
         } else {
             Self {
-                idle: vec![None; plain.slots().len()],
                 plan: plain,
+                idle: found_again,
             }
         }
     }
@@ -71,22 +76,16 @@ impl Limits<'_> {
         slots.iter().map(|&bytes| (self.capacity_for)(bytes)).sum()
     }
 
-    /// The bytes of `slots` that idle buffers would serve as they are.
-    fn found_again(&self, slots: &[u64], idle: &[u64]) -> u64 {
+    /// For each of `slots` the capacity of the smallest idle buffer that would serve it as it is, each buffer for one.
+    fn found_again(&self, slots: &[u64], idle: &[u64]) -> Vec<Option<u64>> {
         let mut idle = idle.to_vec();
-        let mut found = 0;
-        for &bytes in slots {
-            let serving = idle
-                .iter()
-                .enumerate()
-                .filter(|&(_, &capacity)| (self.serves)(capacity, bytes))
-                .min_by_key(|&(_, &capacity)| capacity);
-            if let Some((index, _)) = serving {
-                idle.swap_remove(index);
-                found += bytes;
-            }
-        }
-        found
+        let mut smallest = |bytes| {
+            let serving = idle.iter().enumerate();
+            let serving = serving.filter(|&(_, &capacity)| (self.serves)(capacity, bytes));
+            let (index, _) = serving.min_by_key(|&(_, &capacity)| capacity)?;
+            Some(idle.swap_remove(index))
+        };
+        slots.iter().map(|&bytes| smallest(bytes)).collect()
     }
 }
 
@@ -431,6 +430,28 @@ mod tests {
         }
         let placed = layout.plan.places().iter().map(|place| place.tensor);
         assert!(placed.eq((0..tensors.len()).filter(|&tensor| tensors[tensor].bytes > 0)));
+    }
+
+    #[test]
+    fn a_model_that_comes_back_asks_for_its_own_buffers() {
+        let tensors = of_sizes([70 * MIB, 66 * MIB, 68 * MIB]);
+        let limits = Limits {
+            capacity_for: &capacity_for,
+            // As a pool without a limit lends them.
+            serves: &|capacity, bytes| (bytes..=bytes + bytes / 8).contains(&capacity),
+            max_bytes: None,
+            slots: SlotRule {
+                bytes: 64 * MIB,
+                in_step: false,
+            },
+            read_bytes: 4 * MIB,
+        };
+        let plain = Plan::packed(&tensors, limits.slots, limits.read_bytes);
+        let idle = [70, 68, 66].map(|mib| mib * MIB);
+        let layout = Layout::new(&tensors, plain, &idle, &limits);
+        check(&tensors, &layout, &idle);
+        let own = [70, 66, 68].map(|mib| Some(mib * MIB));
+        assert_eq!(layout.idle, own);
     }
 
     #[test]

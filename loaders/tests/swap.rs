@@ -145,3 +145,29 @@ fn loads_that_meet_over_one_pool_each_get_what_they_need() {
     // The loaders' threads may still be ending, and hand over what they kept.
     await_all_returned(&pool);
 }
+
+#[test]
+fn a_model_that_comes_back_takes_no_new_memory() {
+    // The largest block would do for each of these tensors, the smallest for one only; and each lies in another shard, where whoever looks
+    // there first finds it.
+    let sizes = [65, 67, 69, 71].map(|mib| mib * MIB);
+    let tensors = sizes.into_iter().enumerate();
+    let sample = Sample::of(
+        tensors
+            .map(|(number, bytes)| octets(&format!("t{number}"), bytes))
+            .collect(),
+    );
+    let checkpoint = sample.open();
+    let pool = BufferPool::builder()
+        .num_shards(8)
+        .max_buffers_per_shard(1)
+        .build();
+    let loader = Loader::new().pool(&pool).threads(4);
+    let (model, fresh) = load(&loader, &sample, &checkpoint);
+    assert!(fresh >= 1.0);
+    drop(model);
+    for _ in 0..8 {
+        let model = loader.load(&checkpoint).expect("a valid checkpoint");
+        assert_eq!(model.report().allocation.fresh, 0, "{:?}", model.report());
+    }
+}
