@@ -28,6 +28,12 @@ def repeated(process: Process) -> float | None:
     return median(loads) * 1e3 if loads else None
 
 
+def limit(process: Process) -> float | None:
+    """Milliseconds of plain reads of as many bytes into memory that is there; None where ckload did not measure them."""
+    seconds = process.get("limit_seconds")
+    return seconds * 1e3 if seconds else None
+
+
 def values(processes: Iterable[Process], of: Loads) -> list[float]:
     return [value for value in map(of, processes) if value is not None]
 
@@ -78,6 +84,8 @@ def table(model: Checkpoint, measured: Measured) -> Iterable[str]:
         columns = [cell for of in (first, repeated) for cell in spread(values(processes, of), values(ours, of))]
         peak = median(process["peak_bytes"] for process in processes) / model.size
         yield f"| {way.name} | {' | '.join(columns)} | {peak:.2f} × |"
+    if limits := values(ours, limit):
+        yield f"| limit: plain reads into memory that is there | – | – | – | {' | '.join(spread(limits, values(ours, repeated)))} | |"
 
 
 def spread(times: list[float], ours: list[float]) -> list[str]:

@@ -24,7 +24,7 @@ DIRECT_SHARE = 0.01
 """A load by ckload counts as one from the page cache if it read no more than this past it."""
 
 Process = dict[str, Any]
-"""What a process reports: `first` (a load into new memory), `repeated` (those after it), `peak_bytes` and `digest`."""
+"""What a process reports: `first` (a load into new memory), `repeated` (those after it), `peak_bytes` and `digest`; ckload also `limit_seconds`."""
 
 
 class MeasureError(Exception):
@@ -122,6 +122,8 @@ def start_ckload(model: Checkpoint, state: State, way: Way, repeated: int) -> Pr
         "first": load_of(first),
         "repeated": [load_of(run) for run in others if in_state(run)],
         "peak_bytes": report["peak_rss_bytes"],
+        # What plain reads into memory that is there would take, as ckload measures it right after its loads; it has none of small models.
+        "limit_seconds": model.size / limit["bytes_per_second"] if (limit := report["models"][0].get("limit")) else None,
     }
 
 
