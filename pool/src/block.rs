@@ -1,6 +1,6 @@
-//! Memory from the operating system: mapped, aligned and, where wanted, faulted in and locked.
+//! Memory from the operating system: mapped, aligned and, where wanted, faulted in and pinned.
 
-use std::{io, mem, num::NonZero, process, sync::Arc};
+use std::{error::Error, io, mem, num::NonZero, process, sync::Arc};
 
 use memmap2::{MmapMut, MmapOptions};
 use region::LockGuard;
@@ -9,6 +9,7 @@ use crate::{
     buffer::Origin,
     evict::Heat,
     fit::HUGE_PAGE,
+    pin::PinMemory,
     store::{Claim, Store},
 };
 
@@ -22,12 +23,20 @@ pub(crate) const NOWHERE: usize = usize::MAX;
 pub(crate) struct Memory {
     /// Declared before the map: unlocking has to come before unmapping.
     lock: Option<LockGuard>,
+    registered: Option<Registered>,
     map: MmapMut,
     /// Where the usable window starts; not zero when the map has slack for alignment.
     offset: usize,
     capacity: usize,
     /// The only process that has the map, if forked children do not get it.
     sole_owner: Option<NonZero<u32>>,
+}
+
+/// Memory that somebody else than the operating system pinned.
+struct Registered {
+    with: Arc<dyn PinMemory>,
+    /// The process that had it pinned: a forked child inherits no registration.
+    by: u32,
 }
 
 /// What a map asks of the kernel.
@@ -52,6 +61,7 @@ impl Memory {
         };
         let mut memory = Self {
             lock: None,
+            registered: None,
             map,
             offset,
             capacity,
@@ -65,11 +75,33 @@ impl Memory {
         Ok(memory)
     }
 
-    /// Locks the window, and nothing around it, into memory.
-    fn lock(&mut self) -> region::Result<()> {
+    /// Pins the window, and nothing around it: with what the pool was given, or by locking it.
+    fn pin(&mut self, with: Option<&Arc<dyn PinMemory>>) -> Result<(), Box<dyn Error>> {
         let window = self.bytes();
-        self.lock = Some(region::lock(window.as_ptr(), window.len())?);
+        match with {
+            Some(with) => {
+                with.pin(window)?;
+                self.registered = Some(Registered {
+                    with: Arc::clone(with),
+                    by: process::id(),
+                });
+            }
+            None => self.lock = Some(region::lock(window.as_ptr(), window.len())?),
+        }
         Ok(())
+    }
+
+    fn is_pinned(&self) -> bool {
+        self.lock.is_some() || self.registered.is_some()
+    }
+
+    /// Tells who pinned the window that it goes. A lock goes by itself.
+    fn unregister(&mut self) {
+        if let Some(registered) = self.registered.take()
+            && registered.by == process::id()
+        {
+            registered.with.unpin(self.bytes());
+        }
     }
 
     /// Whether this process has the map. A forked child may not.
@@ -157,9 +189,9 @@ impl Memory {
 impl Drop for Memory {
     /// In a forked child that did not get the map, something else may lie at its address by now: that must not be unmapped.
     fn drop(&mut self) {
-        if !self.is_here()
-            && let Ok(nothing) = map_bytes(1)
-        {
+        if self.is_here() {
+            self.unregister();
+        } else if let Ok(nothing) = map_bytes(1) {
             mem::forget(self.lock.take());
             mem::forget(mem::replace(&mut self.map, nothing));
         }
@@ -202,7 +234,7 @@ pub(crate) struct Block {
     /// The pool's number, and whether it wants zeros: copied from there, to be at hand when a lease ends.
     pub(crate) pool: usize,
     pub(crate) zero_on_return: bool,
-    /// Whether the memory is still to be locked: the pool wants that, and it was not tried yet.
+    /// Whether the memory is still to be pinned: the pool wants that, and it was not tried yet.
     to_be_pinned: bool,
     /// The eviction policy's opinion, kept while the block is out of the policy's sight.
     pub(crate) heat: Heat,
@@ -225,19 +257,19 @@ impl Block {
         }
     }
 
-    /// Locks the memory, if the pool wants that and it was not tried before; pages that are missing are faulted in.
+    /// Pins the memory, if the pool wants that and it was not tried before; pages that are missing are faulted in.
     #[inline]
     pub(crate) fn pin(&mut self) {
         if mem::take(&mut self.to_be_pinned) {
-            self.try_to_lock();
+            self.try_to_pin();
         }
     }
 
     #[cold]
-    fn try_to_lock(&mut self) {
-        match self.memory.lock() {
+    fn try_to_pin(&mut self) {
+        match self.memory.pin(self.claim.store().config.pin_with.as_ref()) {
             Ok(()) => self.claim.mark_pinned(),
-            Err(error) => self.store().pin_failed(&error),
+            Err(error) => self.store().pin_failed(&*error),
         }
     }
 
@@ -250,7 +282,7 @@ impl Block {
     }
 
     pub(crate) fn is_pinned(&self) -> bool {
-        self.memory.lock.is_some()
+        self.memory.is_pinned()
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

@@ -79,16 +79,16 @@ impl PooledBuffer {
         self.block.as_ref().map_or(0, |block| block.capacity())
     }
 
-    /// Whether the memory is locked, so that it cannot be swapped out.
+    /// Whether the memory is locked, so that it cannot be swapped out, or pinned as [`pin_with`](crate::Builder::pin_with) says.
     #[must_use]
     pub fn is_pinned(&self) -> bool {
         self.block.as_ref().is_some_and(|block| block.is_pinned())
     }
 
-    /// Locks memory that was asked for [untouched](crate::Request::untouched), once the caller has written to it: then it takes next to
+    /// Pins memory that was asked for [untouched](crate::Request::untouched), once the caller has written to it: then it takes next to
     /// nothing, while locking pages that are missing faults them in one by one.
     ///
-    /// It does nothing if the memory is locked, if that was refused before, or if the pool does not [pin](crate::Builder::pinned_memory).
+    /// It does nothing if the memory is pinned, if that was refused before, or if the pool does not [pin](crate::Builder::pinned_memory).
     ///
     /// ```
     /// # use std::time::Duration;

@@ -1,8 +1,10 @@
 //! The pool's knobs and their defaults.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use crate::{BufferPool, EvictionPolicy, asymmetric::Asymmetric, block::Advised, local};
+use crate::{
+    BufferPool, EvictionPolicy, asymmetric::Asymmetric, block::Advised, local, pin::PinMemory,
+};
 
 const DEFAULT_MIN_BUFFER_SIZE: usize = 1 << 20;
 /// More slots than this in one thread would make each lookup a scan.
@@ -27,6 +29,7 @@ pub struct Builder {
     max_buffers_per_shard: Option<usize>,
     num_shards: Option<usize>,
     pinned_memory: bool,
+    pin_with: Option<Arc<dyn PinMemory>>,
     eviction_policy: EvictionPolicy,
     max_bytes: Option<usize>,
     max_idle_age: Option<Duration>,
@@ -87,6 +90,38 @@ impl Builder {
     pub fn pinned_memory(mut self, pinned: bool) -> Self {
         self.pinned_memory = pinned;
         self
+    }
+
+    /// What pins memory instead of `mlock`: the driver of a GPU, say, which copies at full speed only from memory that it knows as pinned.
+    ///
+    /// It turns [`pinned_memory`](Self::pinned_memory) on. What is said there of refusals holds; what pinning takes is up to `pinner`.
+    ///
+    /// ```
+    /// use ckload_pool::{BufferPool, PinMemory};
+    ///
+    /// /// Tells what a driver would be told.
+    /// #[derive(Debug)]
+    /// struct Tell;
+    ///
+    /// impl PinMemory for Tell {
+    ///     fn pin(&self, memory: &[u8]) -> std::io::Result<()> {
+    ///         println!("register {} bytes at {:p}", memory.len(), memory);
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn unpin(&self, memory: &[u8]) {
+    ///         println!("unregister {:p}", memory);
+    ///     }
+    /// }
+    ///
+    /// let pool = BufferPool::builder().pin_with(Tell).build();
+    /// assert!(pool.get(1 << 20).is_pinned());
+    /// ```
+    ///
+    /// Default: `mlock`.
+    pub fn pin_with(mut self, pinner: impl PinMemory + 'static) -> Self {
+        self.pin_with = Some(Arc::new(pinner));
+        self.pinned_memory(true)
     }
 
     /// Which idle buffer goes when one has to.
@@ -184,6 +219,7 @@ impl Builder {
                 .unwrap_or(defaults.max_buffers_per_shard),
             num_shards: self.num_shards.map_or(defaults.num_shards, shards_for),
             pinned_memory: self.pinned_memory,
+            pin_with: self.pin_with,
             eviction_policy: self.eviction_policy,
             max_bytes: self
                 .max_bytes
@@ -209,6 +245,8 @@ pub(crate) struct Config {
     pub(crate) max_buffers_per_shard: usize,
     pub(crate) num_shards: usize,
     pub(crate) pinned_memory: bool,
+    /// What pins memory, if not `mlock`.
+    pub(crate) pin_with: Option<Arc<dyn PinMemory>>,
     pub(crate) eviction_policy: EvictionPolicy,
     pub(crate) max_bytes: Option<usize>,
     pub(crate) max_idle_age: Option<Duration>,

@@ -12,6 +12,7 @@ mod gate;
 mod local;
 #[cfg(all(test, pool_loom))]
 mod loom_tests;
+mod pin;
 mod pool;
 mod pool_id;
 mod shard;
@@ -24,5 +25,6 @@ pub use buffer::{Origin, PooledBuffer};
 pub use builder::Builder;
 pub use error::GetError;
 pub use evict::EvictionPolicy;
+pub use pin::PinMemory;
 pub use pool::{BufferPool, Request, Turn};
 pub use stats::Stats;

@@ -46,6 +46,7 @@ fn config(max_bytes: Option<usize>) -> Config {
         max_buffers_per_shard: 4,
         num_shards: 1,
         pinned_memory: false,
+        pin_with: None,
         eviction_policy: EvictionPolicy::Lifo,
         max_bytes,
         zero_on_return: false,

@@ -10,7 +10,7 @@ use parking_lot::MutexGuard;
 
 use crate::{
     Builder, EvictionPolicy, GetError, PooledBuffer, Stats, builder::Config, fit::Fit,
-    gate::Patience, store::Store,
+    gate::Patience, pin::PinMemory, store::Store,
 };
 
 /// A pool of recycled buffers; clones share it.
@@ -425,10 +425,16 @@ impl BufferPool {
         self.store.config.max_idle_age
     }
 
-    /// Whether the pool tries to lock its memory; [`PooledBuffer::is_pinned`] says whether that succeeded.
+    /// Whether the pool tries to pin its memory; [`PooledBuffer::is_pinned`] says whether that succeeded.
     #[must_use]
     pub fn is_pinned(&self) -> bool {
         self.store.config.pinned_memory
+    }
+
+    /// What pins the pool's memory, if not `mlock`.
+    #[must_use]
+    pub fn pin_with(&self) -> Option<&dyn PinMemory> {
+        self.store.config.pin_with.as_deref()
     }
 
     /// Whether the pool asks for huge pages.

@@ -43,13 +43,13 @@ pub struct Stats {
     pub idle_bytes: usize,
     /// Of the idle bytes, those that only the thread which returned them can reach; always 0 with `max_bytes`.
     pub private_bytes: usize,
-    /// Bytes that are locked into memory.
+    /// Bytes that are locked into memory, or pinned as [`pin_with`](crate::Builder::pin_with) says.
     pub pinned_bytes: usize,
     /// The most bytes that were leased and idle together.
     pub peak_bytes: usize,
-    /// Blocks that the operating system did not let the pool lock.
+    /// Blocks that could not be pinned.
     pub pin_failures: u64,
-    /// What the operating system said to the last of these.
+    /// What the operating system, or who pins instead, said to the last of these.
     pub last_pin_error: Option<String>,
     /// Bytes that were taken from the operating system, for requests and ahead of them.
     pub fresh_bytes: u64,
@@ -57,7 +57,7 @@ pub struct Stats {
     pub reused_bytes: u64,
     /// Of the capacity handed out, fresh or reused, what nobody asked for: the waste of page rounding and of larger recycled buffers.
     pub excess_bytes: u64,
-    /// Time spent taking memory from the operating system: mapping it, faulting its pages in and locking it. Serialised in seconds, as
+    /// Time spent taking memory from the operating system: mapping it, faulting its pages in and pinning it. Serialised in seconds, as
     /// `fresh_seconds`.
     #[cfg_attr(
         feature = "serde",

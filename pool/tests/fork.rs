@@ -5,13 +5,17 @@
 #![cfg(target_os = "linux")]
 
 use std::{
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     process::exit,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
 
-use ckload_pool::{BufferPool, Origin};
+use ckload_pool::{BufferPool, Origin, PinMemory};
 use fork::{Fork, WEXITSTATUS, WIFEXITED, fork, waitpid};
 use procfs::process::Process;
 
@@ -133,5 +137,56 @@ fn a_child_without_the_pool_s_memory_may_drop_what_it_cannot_touch() {
         assert_eq!(pool.held_bytes(), 27 * MIB);
         drop(held);
         assert_eq!(pool.get(6 * MIB).origin(), Origin::Recycled);
+    }
+}
+
+/// How often memory was pinned and unpinned.
+#[derive(Clone, Debug, Default)]
+struct Counts(Arc<[AtomicUsize; 2]>);
+
+impl Counts {
+    fn get(&self) -> (usize, usize) {
+        let [pins, unpins] = &*self.0;
+        (pins.load(Ordering::SeqCst), unpins.load(Ordering::SeqCst))
+    }
+}
+
+impl PinMemory for Counts {
+    fn pin(&self, _: &[u8]) -> io::Result<()> {
+        self.0[0].fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn unpin(&self, _: &[u8]) {
+        self.0[1].fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_child_unpins_only_what_it_pinned() {
+    let _alone = alone();
+    for dont_fork in [false, true] {
+        let counts = Counts::default();
+        let pool = BufferPool::builder()
+            .dont_fork(dont_fork)
+            .pin_with(counts.clone())
+            .build();
+        let held = pool.get(6 * MIB);
+        drop((pool.get(MIB), pool.get(20 * MIB)));
+        let mut both = Some((pool, held));
+        in_child(|| {
+            let (pool, held) = both.take().expect("taken once in each process");
+            drop(held);
+            pool.clear();
+            assert_eq!(counts.get(), (3, 0));
+            if !dont_fork {
+                drop(pool.get(6 * MIB));
+                drop(pool);
+                assert_eq!(counts.get(), (4, 1));
+            }
+        });
+        assert_eq!(counts.get(), (3, 0));
+        drop(both);
+        assert_eq!(counts.get(), (3, 3));
     }
 }

@@ -1,11 +1,12 @@
 //! What the system or the pool refuses: memory, descriptors, threads, locked pages.
 
 use std::fs;
+use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ckload_loaders::{ByteSize, Checkpoint, Error, Io, Loader};
-use ckload_pool::{BufferPool, GetError};
+use ckload_pool::{BufferPool, GetError, PinMemory};
 use rustix::process::Resource;
 
 use crate::child::{User, in_child, limited};
@@ -227,6 +228,37 @@ fn nothing_may_be_locked() {
         await_all_returned(&pool);
         check_that_good_files_load(&loader);
     });
+}
+
+/// A driver that registers nothing.
+#[derive(Debug)]
+struct Refuses;
+
+impl PinMemory for Refuses {
+    fn pin(&self, _: &[u8]) -> io::Result<()> {
+        Err(io::Error::other("no"))
+    }
+
+    fn unpin(&self, _: &[u8]) {
+        panic!("nothing was pinned");
+    }
+}
+
+#[test]
+fn whoever_pins_may_refuse() {
+    let pool = BufferPool::builder().pin_with(Refuses).build();
+    let loader = Loader::new().pool(&pool);
+    let sample = Sample::uniform(4, MIB);
+    let checkpoint = sample.open();
+    for way in WAYS {
+        way.load_checked(&loader, &checkpoint, &sample)
+            .expect("pinning degrades");
+    }
+    await_all_returned(&pool);
+    let stats = pool.stats();
+    assert_eq!(stats.pinned_bytes, 0);
+    assert!(stats.pin_failures > 0);
+    assert_eq!(stats.last_pin_error.as_deref(), Some("no"));
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod evict;
 mod idle;
 
 use std::{
+    error::Error,
     io,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
@@ -344,8 +345,8 @@ impl Store {
         Ok(Box::new(block))
     }
 
-    /// Counts memory that could not be locked.
-    pub(crate) fn pin_failed(&self, error: &region::Error) {
+    /// Counts memory that could not be pinned.
+    pub(crate) fn pin_failed(&self, error: &dyn Error) {
         add(&self.tally.pin_failures, 1);
         *self.last_pin_error.lock() = Some(error.to_string());
     }
