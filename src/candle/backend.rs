@@ -8,7 +8,7 @@ use candle_nn::var_builder::SimpleBackend;
 
 use super::loading::{Loading, missing};
 use super::memory::Memory;
-use super::{convert, dtype, error};
+use super::{convert, dtype, error, upload};
 use crate::{Checkpoint, Model, TensorInfo};
 
 /// Tensors of a load that runs ahead of the model's order of asking.
@@ -53,7 +53,10 @@ impl Resident {
         dtype::held_as(info, Some(wanted))?;
         let dims = dtype::dims(info);
         if !device.is_cpu() || !dtype::is_converted(info, wanted) {
-            return convert::raw(info.dtype, loaded.bytes(), &dims, device)?.to_dtype(wanted);
+            let copied = convert::raw(info.dtype, loaded.bytes(), &dims, device)?;
+            let converted = copied.to_dtype(wanted)?;
+            upload::finish(device)?;
+            return Ok(converted);
         }
         let elements: usize = dims.iter().product();
         let mut memory = Memory::fresh(wanted, elements * dtype::width(wanted))?;

@@ -82,7 +82,7 @@ fn by_candle(from_dtype: Dtype, from: &[u8], to_dtype: DType, to: &mut [u8]) -> 
     Ok(())
 }
 
-/// A tensor on `device` of these bytes, with one copy.
+/// A tensor on `device` of these bytes, with one copy, which may go on: see [`upload::finish`](super::upload::finish).
 pub(super) fn raw(
     from_dtype: Dtype,
     bytes: &[u8],

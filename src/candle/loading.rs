@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Error, Result, Tensor};
 use super::fill;
 use super::layout::{Base, Layout, Place};
 use super::storages::Storages;
-use super::{convert, dtype, error};
+use super::{convert, dtype, error, upload};
 use crate::{Cancel, Checkpoint, Loader, Select, TensorInfo};
 
 /// At least so many bytes are loaded before the tensors among them can be had.
@@ -244,19 +244,21 @@ impl Shared {
         let names = names.filter(|name| self.layout.place(name).is_some());
         let wanted = job.checkpoint.select(&Select::names(names));
         let stream = job.loader.stream(&wanted.map_err(error::wrap)?);
-        for tensor in stream.map_err(error::wrap)? {
-            let tensor = tensor.map_err(error::wrap)?;
+        let copy = |tensor: &crate::Tensor| -> Result<(usize, Base)> {
             let Some(place) = self.layout.place(tensor.name()) else {
-                continue;
+                return Err(missing(tensor.name()));
             };
-            let uploaded = convert::raw(tensor.dtype(), tensor.bytes(), place.dims(), &job.device)?;
+            let copied = convert::raw(tensor.dtype(), tensor.bytes(), place.dims(), &job.device)?;
             let base = Base {
-                tensor: uploaded.to_dtype(place.dtype)?,
+                tensor: copied.to_dtype(place.dtype)?,
                 origin: 0,
             };
-            self.publish(place.group, [base]);
-        }
-        Ok(())
+            Ok((place.group, base))
+        };
+        let stream = stream.map_err(error::wrap)?;
+        upload::all(&stream, &job.device, copy, |(group, base)| {
+            self.publish(group, [base]);
+        })
     }
 
     /// Hands out the storages of groups from number `first` on.

@@ -32,6 +32,7 @@ mod memory;
 mod quantized;
 mod sharded;
 mod storages;
+mod upload;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -168,5 +169,7 @@ pub fn load(
 pub fn tensor(tensor: &crate::Tensor, device: &Device) -> Result<Tensor> {
     let info = tensor.info();
     dtype::held_as(info, None)?;
-    convert::raw(info.dtype, tensor.bytes(), &dtype::dims(info), device)
+    let copied = convert::raw(info.dtype, tensor.bytes(), &dtype::dims(info), device)?;
+    upload::finish(device)?;
+    Ok(copied)
 }

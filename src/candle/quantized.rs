@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Error, Result};
 
-use super::{crew, dtype, error};
+use super::{crew, dtype, error, upload};
 use crate::{Cancel, Checkpoint, Dtype, Loader, Stream, Tensor, TensorInfo};
 
 /// Why candle has no `QTensor` for a tensor.
@@ -49,26 +49,37 @@ pub fn load_quantized(
     let cancel = Cancel::new();
     let loader = loader.clone().cancel_with(&cancel);
     let stream = loader.stream(checkpoint).map_err(error::wrap)?;
-    // A device takes one tensor after the other.
-    let others = if device.is_cpu() {
-        loader.policy(checkpoint).threads.saturating_sub(1)
-    } else {
-        0
-    };
-    let taken = crew::run(others, &cancel, || take_all(&stream, device))?;
-    Ok(taken.into_iter().flatten().collect())
+    if device.is_cpu() {
+        let others = loader.policy(checkpoint).threads.saturating_sub(1);
+        let taken = crew::run(others, &cancel, || take_all(&stream))?;
+        return Ok(taken.into_iter().flatten().collect());
+    }
+    let mut tensors = HashMap::new();
+    upload::all(
+        &stream,
+        device,
+        |tensor| named(tensor, device),
+        |(name, tensor)| {
+            tensors.insert(name, tensor);
+        },
+    )?;
+    Ok(tensors)
 }
 
-fn take_all(stream: &Stream, device: &Device) -> Result<HashMap<String, QTensor>> {
+fn take_all(stream: &Stream) -> Result<HashMap<String, QTensor>> {
     let mut tensors = HashMap::new();
     while let Some(tensor) = stream.receive() {
-        let tensor = tensor.map_err(error::wrap)?;
-        let name = tensor.name().to_owned();
-        let quantized = quantized(&tensor, device);
-        let quantized = quantized.map_err(|error| error.context(format!("the tensor {name:?}")))?;
-        tensors.insert(name, quantized);
+        let (name, tensor) = named(&tensor.map_err(error::wrap)?, &Device::Cpu)?;
+        tensors.insert(name, tensor);
     }
     Ok(tensors)
+}
+
+fn named(tensor: &Tensor, device: &Device) -> Result<(String, QTensor)> {
+    let name = tensor.name().to_owned();
+    let quantized = quantized(tensor, device);
+    let quantized = quantized.map_err(|error| error.context(format!("the tensor {name:?}")))?;
+    Ok((name, quantized))
 }
 
 fn quantized(tensor: &Tensor, device: &Device) -> Result<QTensor> {
