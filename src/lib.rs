@@ -28,7 +28,8 @@
 //! ```
 //!
 //! The [`guide`] says how to choose between the ways of loading, how to size pools and budgets, and what the numbers mean. Features, none on
-//! by default, bring checkpoints into frameworks: `candle`, `burn`, `safetensors`, and `tokio` for asynchronous code.
+//! by default, bring checkpoints into frameworks: `candle`, `burn`, `safetensors`, and `tokio` for asynchronous code; `cuda` pins
+//! buffers for copies to a GPU.
 //!
 //! The command `ckload` is built on this library (default feature `cli`); [`synth`] writes checkpoints to try it with.
 
@@ -36,6 +37,8 @@
 pub mod burn;
 #[cfg(feature = "candle")]
 pub mod candle;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[cfg(feature = "safetensors")]
 pub mod safetensors;
 pub mod synth;
