@@ -5,7 +5,9 @@
 //! ```
 //!
 //! Without the feature `cuda`, or without a GPU, the tensors stay on the CPU: then it checks the same, and its times say little. Files are in the
-//! page cache; the process has loaded the model before, so that ckload's memory is recycled and candle's allocator has what it keeps.
+//! page cache; the process has loaded the model before, so that ckload's memory is recycled and candle's allocator has what it keeps. On a GPU, ckload's
+//! ways come twice: with a pool whose buffers are locked (`mlock`), and with one whose buffers are registered with the driver. Registering costs once,
+//! which the line about the first load shows.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
+use ckload::cuda::HostRegister;
 use ckload::{BufferPool, Checkpoint, Loader};
 use half::{bf16, f16};
 
@@ -41,8 +44,9 @@ fn run() -> Result<()> {
     let device = Device::cuda_if_available(0)?;
     println!("tensors on {device:?}");
     for path in models {
-        let bench = Bench::new(&path, &device)?;
+        let mut bench = Bench::new(&path, &device)?;
         bench.check()?;
+        bench.first_load()?;
         bench.measure()?;
     }
     Ok(())
@@ -52,24 +56,25 @@ struct Bench {
     checkpoint: Checkpoint,
     files: Vec<PathBuf>,
     device: Device,
-    loader: Loader,
+    locked: Loader,
+    /// On a GPU only.
+    registered: Option<Loader>,
 }
 
-/// A way of loading, by its name.
-type Way = (&'static str, fn(&Bench) -> Result<Vec<Tensor>>);
+/// Loads through a loader; candle's own ways have no use for it.
+type Load = fn(&Bench, &Loader) -> Result<Vec<Tensor>>;
 
-const WAYS: [Way; 5] = [
-    ("candle_core::safetensors::load", Bench::candle_load),
-    ("candle MmapedSafetensors", Bench::candle_mmap),
-    ("ckload::candle::load", Bench::ckload_load),
-    ("ckload::candle::var_builder", Bench::ckload_var_builder),
-    ("ckload, into host memory only", Bench::host_only),
-];
+/// A way of loading.
+struct Way<'a> {
+    name: &'static str,
+    load: Load,
+    loader: &'a Loader,
+    times: Vec<Duration>,
+}
 
 impl Bench {
     fn new(path: &PathBuf, device: &Device) -> Result<Self> {
         let checkpoint = Checkpoint::open(path)?;
-        let pool = BufferPool::builder().pinned_memory(true).build();
         println!(
             "\n{}: {} tensors, {} bytes",
             path.display(),
@@ -80,8 +85,13 @@ impl Bench {
             files: checkpoint.files().iter().map(|f| f.path.clone()).collect(),
             checkpoint,
             device: device.clone(),
-            loader: Loader::new().pool(&pool),
+            locked: Loader::new().pool(&locked()),
+            registered: registered(device)?.map(|pool| Loader::new().pool(&pool)),
         })
+    }
+
+    fn loaders(&self) -> impl Iterator<Item = &Loader> {
+        [&self.locked].into_iter().chain(&self.registered)
     }
 
     /// Every tensor is candle's, bit by bit: as it is, and as other types.
@@ -90,38 +100,103 @@ impl Bench {
         for file in &self.files {
             expected.extend(candle_core::safetensors::load(file, &self.device)?);
         }
-        let loaded = ckload::candle::load(&self.loader, &self.checkpoint, &self.device)?;
-        for (name, tensor) in &expected {
-            let ours = loaded.get(name).ok_or("a tensor is missing")?;
-            same(name, ours, tensor)?;
-        }
-        for dtype in [DType::F32, DType::BF16, DType::F16] {
-            let builder =
-                ckload::candle::var_builder(&self.loader, &self.checkpoint, dtype, &self.device)?;
-            for (name, tensor) in &expected {
-                let ours = builder.get_unchecked_dtype(name, dtype)?;
-                same(name, &ours, &tensor.to_dtype(dtype)?)?;
-            }
+        for loader in self.loaders() {
+            self.check_through(loader, &expected)?;
         }
         println!("{} tensors are candle's, bit by bit", expected.len());
         Ok(())
     }
 
+    fn check_through(&self, loader: &Loader, expected: &HashMap<String, Tensor>) -> Result<()> {
+        let loaded = ckload::candle::load(loader, &self.checkpoint, &self.device)?;
+        for (name, tensor) in expected {
+            let ours = loaded.get(name).ok_or("a tensor is missing")?;
+            same(name, ours, tensor)?;
+        }
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let builder =
+                ckload::candle::var_builder(loader, &self.checkpoint, dtype, &self.device)?;
+            for (name, tensor) in expected {
+                let ours = builder.get_unchecked_dtype(name, dtype)?;
+                same(name, &ours, &tensor.to_dtype(dtype)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What new pools cost, which are measured with from then on.
+    fn first_load(&mut self) -> Result<()> {
+        let pool = locked();
+        self.locked = Loader::new().pool(&pool);
+        let time = self.time(Self::load, &self.locked)?;
+        println!("first load with a new pool, locked: {:.1} ms", ms(time));
+        let Some(pool) = registered(&self.device)? else {
+            return Ok(());
+        };
+        let loader = self.registered.insert(Loader::new().pool(&pool)).clone();
+        let time = self.time(Self::load, &loader)?;
+        let stats = pool.stats();
+        println!(
+            "first load with a new pool, registered: {:.1} ms, for {} bytes in {} buffers",
+            ms(time),
+            stats.pinned_bytes,
+            stats.fresh
+        );
+        match stats.last_pin_error {
+            Some(reason) => Err(format!("the driver registers nothing: {reason}").into()),
+            None => Ok(()),
+        }
+    }
+
+    fn ways(&self) -> Vec<Way<'_>> {
+        let ours: [(&[&'static str; 2], Load); 2] = [
+            (
+                &["ckload::candle::load", "ckload::candle::load, registered"],
+                Self::load,
+            ),
+            (
+                &[
+                    "ckload::candle::var_builder",
+                    "ckload::candle::var_builder, registered",
+                ],
+                Self::var_builder,
+            ),
+        ];
+        let mut ways = vec![
+            self.way("candle_core::safetensors::load", Self::candle_load),
+            self.way("candle MmapedSafetensors", Self::candle_mmap),
+        ];
+        for (names, load) in ours {
+            for (&name, loader) in names.iter().zip(self.loaders()) {
+                ways.push(Way {
+                    loader,
+                    ..self.way(name, load)
+                });
+            }
+        }
+        ways.push(self.way("ckload, into host memory only", Self::host_only));
+        ways
+    }
+
+    fn way(&self, name: &'static str, load: Load) -> Way<'_> {
+        Way {
+            name,
+            load,
+            loader: &self.locked,
+            times: Vec::new(),
+        }
+    }
+
     fn measure(&self) -> Result<()> {
-        let mut times: [Vec<Duration>; WAYS.len()] = Default::default();
+        let mut ways = self.ways();
         for _ in 0..ROUNDS {
-            for ((_, load), times) in WAYS.iter().zip(&mut times) {
-                let start = Instant::now();
-                let tensors = load(self)?;
-                self.device.synchronize()?;
-                times.push(start.elapsed());
-                drop(tensors);
+            for way in &mut ways {
+                way.times.push(self.time(way.load, way.loader)?);
             }
         }
         println!("| way | median ms | min to max |\n|---|--:|--:|");
-        for ((name, _), times) in WAYS.iter().zip(&mut times) {
+        for Way { name, times, .. } in &mut ways {
             times.sort_unstable();
-            let ms = |time: Duration| time.as_secs_f64() * 1e3;
             println!(
                 "| {name} | {:.1} | {:.1} to {:.1} |",
                 ms(times[ROUNDS / 2]),
@@ -132,7 +207,17 @@ impl Bench {
         Ok(())
     }
 
-    fn candle_load(&self) -> Result<Vec<Tensor>> {
+    /// How long a load takes until the tensors can be computed with.
+    fn time(&self, load: Load, loader: &Loader) -> Result<Duration> {
+        let start = Instant::now();
+        let tensors = load(self, loader)?;
+        self.device.synchronize()?;
+        let time = start.elapsed();
+        drop(tensors);
+        Ok(time)
+    }
+
+    fn candle_load(&self, _: &Loader) -> Result<Vec<Tensor>> {
         let mut all = Vec::new();
         for file in &self.files {
             all.extend(candle_core::safetensors::load(file, &self.device)?.into_values());
@@ -141,7 +226,7 @@ impl Bench {
     }
 
     #[expect(unsafe_code, reason = "candle's own way: the files must not change")]
-    fn candle_mmap(&self) -> Result<Vec<Tensor>> {
+    fn candle_mmap(&self, _: &Loader) -> Result<Vec<Tensor>> {
         // SAFETY: whoever runs a benchmark leaves its files alone.
         let maps = unsafe { MmapedSafetensors::multi(&self.files) }?;
         let names = self.checkpoint.tensors().iter().map(|info| &info.name);
@@ -149,27 +234,44 @@ impl Bench {
         Ok(names.map(load).collect::<candle_core::Result<_>>()?)
     }
 
-    fn ckload_load(&self) -> Result<Vec<Tensor>> {
-        let tensors = ckload::candle::load(&self.loader, &self.checkpoint, &self.device)?;
+    fn load(&self, loader: &Loader) -> Result<Vec<Tensor>> {
+        let tensors = ckload::candle::load(loader, &self.checkpoint, &self.device)?;
         Ok(tensors.into_values().collect())
     }
 
-    fn ckload_var_builder(&self) -> Result<Vec<Tensor>> {
+    fn var_builder(&self, loader: &Loader) -> Result<Vec<Tensor>> {
         let dtype = match self.checkpoint.tensors().first().map(|info| info.dtype) {
             Some(ckload::Dtype::BF16) => DType::BF16,
             _ => DType::F32,
         };
-        let builder =
-            ckload::candle::var_builder(&self.loader, &self.checkpoint, dtype, &self.device)?;
+        let builder = ckload::candle::var_builder(loader, &self.checkpoint, dtype, &self.device)?;
         let names = self.checkpoint.tensors().iter().map(|info| &info.name);
         let get = |name: &String| builder.get_unchecked_dtype(name, dtype);
         Ok(names.map(get).collect::<candle_core::Result<_>>()?)
     }
 
-    fn host_only(&self) -> Result<Vec<Tensor>> {
-        self.loader.load(&self.checkpoint)?;
+    fn host_only(&self, loader: &Loader) -> Result<Vec<Tensor>> {
+        loader.load(&self.checkpoint)?;
         Ok(Vec::new())
     }
+}
+
+/// A new pool of locked memory.
+fn locked() -> BufferPool {
+    BufferPool::builder().pinned_memory(true).build()
+}
+
+/// A new pool of memory that the driver of `device` knows, if that is a GPU.
+fn registered(device: &Device) -> Result<Option<BufferPool>> {
+    if !device.is_cuda() {
+        return Ok(None);
+    }
+    let pool = BufferPool::builder().pin_with(HostRegister::new(0)?);
+    Ok(Some(pool.build()))
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 fn same(name: &str, ours: &Tensor, theirs: &Tensor) -> Result<()> {
