@@ -15,8 +15,8 @@ use crate::pool::PinMemory;
 
 /// Registers a pool's buffers with the CUDA driver (`cuMemHostRegister`), each once, when it is new.
 ///
-/// The driver copies from memory that it does not know through a buffer of its own; from registered memory the GPU reads by itself. Registering
-/// takes time, which pays from the second use of a buffer on: keep the pool. Registered memory is never swapped out.
+/// The driver copies from memory that it does not know through a buffer of its own; from registered memory the GPU reads by itself, several times as
+/// fast. Registering takes time, tens of milliseconds a gigabyte, once for each buffer: keep the pool. Registered memory is never swapped out.
 ///
 /// **Such a copy is asynchronous**: who hands bytes to `cuMemcpyHtoDAsync`, `cudaMemcpyAsync` or cudarc's `clone_htod` must wait for the
 /// stream before the tensor is dropped, since its buffer is filled with something else at once. What `ckload::candle` returns has arrived.
@@ -165,12 +165,7 @@ impl fmt::Debug for HostRegister {
 
 /// The driver's library, under a name by which cudarc finds it too.
 fn driver() -> Option<Library> {
-    let names: &[&str] = if cfg!(windows) {
-        &["nvcuda.dll"]
-    } else {
-        &["libcuda.so.1", "libcuda.so"]
-    };
-    names.iter().find_map(|name| {
+    ["libcuda.so.1", "libcuda.so"].iter().find_map(|name| {
         // SAFETY: what runs when this library is loaded is NVIDIA's, made for being loaded so: the CUDA runtime does the same.
         unsafe { Library::new(*name) }.ok()
     })

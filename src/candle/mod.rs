@@ -15,6 +15,11 @@
 //! not load them ([`Checkpoint::select`]). Tensors are contiguous and aligned for their type. What is of the right type in its file is read
 //! straight into place; the rest is converted on its way, piece by piece, to the same bits that candle's `to_dtype` gives.
 //!
+//! # Onto a GPU
+//!
+//! Tensors are copied one by one, as they arrive from a stream, and are there when they can be had. The feature `cuda` makes these copies several times as fast:
+//! its `HostRegister` has the pool's buffers known to the driver.
+//!
 //! # What candle cannot hold
 //!
 //! Types that candle lacks are errors when the tensor is asked for; the others load. These are `BOOL`, `I8`, `U64`, complex numbers, and most 8-bit
