@@ -15,22 +15,16 @@ mod rows;
 #[path = "../side_by_side/mod.rs"]
 mod side_by_side;
 
-use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use ckload::synth::{self, Gpt2};
 use ckload::{BufferPool, Checkpoint, Io, Loader};
 use memmap2::MmapMut;
-use safetensors::SafeTensors;
 
 use files::{Into, OneFile, Part, joined};
-use loops::{Loop, read_all, workers};
-use rows::{Counter, io_name, row, sum_of};
-use side_by_side::setup::{
-    Mode, aligned, checkpoint, checksum, huge_pages, refill_page_cache, touch_and_free,
-    untouched_huge_pages,
-};
+use rows::{Counter, io_name, row};
+use side_by_side::setup::{Mode, checkpoint, huge_pages, refill_page_cache};
 use side_by_side::{Comparison, Goal, Row, machine, timed};
 
 /// What a smoke test loads: a model of GPT-2's kind of 20 MB.
@@ -181,78 +175,11 @@ impl Bench {
     /// The file in the page cache, all memory fresh.
     fn new_pool(&self) {
         self.warm();
-        let bytes = self.bytes();
-        let path = self.path.clone();
-        let files = Arc::clone(&self.files);
-        let threads = num_cpus::get();
-        let fresh = {
-            let files = Arc::clone(&self.files);
-            let pool = workers(threads);
-            move || {
-                touch_and_free(bytes);
-                timed(|| {
-                    let len: usize = files
-                        .iter()
-                        .map(|file| file.bytes.next_multiple_of(16 * MIB))
-                        .sum();
-                    let mut map = untouched_huge_pages(len);
-                    let way = Loop {
-                        threads,
-                        piece: 4 * MIB,
-                        direct: false,
-                    };
-                    read_all(
-                        &pool,
-                        &files,
-                        way,
-                        Into::Memory,
-                        Part::Whole,
-                        aligned(&mut map),
-                    );
-                    map
-                })
-            }
-        };
         let rows = vec![
-            row(
-                'l',
-                "the limit: parallel `pread` into fresh huge pages",
-                "map, touch, read",
-                fresh,
-            ),
-            row(
-                'a',
-                "ckload, resident, new loader and new pool",
-                "make both, open, load; freeing is not",
-                move || {
-                    touch_and_free(bytes);
-                    timed(|| {
-                        let loader = Loader::new().pool(&BufferPool::new());
-                        let opened = Checkpoint::open(&path).expect("the checkpoint is valid");
-                        let model = loader.load(&opened).expect("the checkpoint loads");
-                        black_box(sum_of(&model));
-                        (model, loader)
-                    })
-                },
-            ),
+            self.fresh_limit('l'),
+            self.new_loader('a', || {}),
             self.new_process('p'),
-            row(
-                'f',
-                "`std::fs::read` + `SafeTensors::deserialize` of each file",
-                "open, allocate, read, parse; freeing is not",
-                move || {
-                    touch_and_free(bytes);
-                    timed(|| {
-                        let read = |file: &OneFile| {
-                            let bytes = std::fs::read(&file.path).expect("the file is there");
-                            let tensors = SafeTensors::deserialize(&bytes).expect("it is valid");
-                            black_box(checksum(tensors.iter().map(|(_, tensor)| tensor.data())));
-                            bytes
-                        };
-                        files.iter().map(read).collect::<Vec<_>>()
-                    })
-                },
-            ),
+            self.file_by_file('f'),
         ];
         let within = |row| Goal::Within {
             row,
@@ -304,7 +231,7 @@ impl Bench {
         for (key, io) in [('b', Io::Buffered), ('d', Io::Direct)] {
             rows.push(self.resident(key, io_name(io), Loader::new().io(io), evict.clone()));
         }
-        rows.push(self.fresh_cold('n', evict.clone()));
+        rows.push(self.new_loader('n', evict.clone()));
         rows.extend(self.ring_row('u', limit, evict.clone()));
         rows.push(self.mmap_copy('m', evict));
         let within = |row, of, factor| Goal::Within { row, of, factor };

@@ -14,7 +14,7 @@ use safetensors::SafeTensors;
 
 use crate::files::{Into, OneFile, Part};
 use crate::loops::{Loop, read_all, read_all_by_rings, workers};
-use crate::side_by_side::setup::{aligned, checksum, touch_and_free};
+use crate::side_by_side::setup::{aligned, checksum, touch_and_free, untouched_huge_pages};
 use crate::side_by_side::{Row, Sample, timed};
 use crate::{Bench, MIB};
 
@@ -212,7 +212,8 @@ impl Bench {
         )
     }
 
-    pub(crate) fn fresh_cold(&self, key: char, prepare: impl Fn() + 'static) -> Row {
+    /// A loader and a pool of its own for each load.
+    pub(crate) fn new_loader(&self, key: char, prepare: impl Fn() + 'static) -> Row {
         let path = self.path.clone();
         let bytes = self.bytes();
         row(
@@ -228,6 +229,59 @@ impl Bench {
                     let model = loader.load(&opened).expect("the checkpoint loads");
                     black_box(sum_of(&model));
                     (model, loader)
+                })
+            },
+        )
+    }
+
+    /// Plain reads into memory that has no pages yet.
+    pub(crate) fn fresh_limit(&self, key: char) -> Row {
+        let files = Arc::clone(&self.files);
+        let bytes = self.bytes();
+        let way = Loop {
+            threads: num_cpus::get(),
+            piece: 4 * MIB,
+            direct: false,
+        };
+        let pool = workers(way.threads);
+        row(
+            key,
+            "the limit: parallel `pread` into fresh huge pages",
+            "map, touch, read",
+            move || {
+                touch_and_free(bytes);
+                timed(|| {
+                    let len: usize = files
+                        .iter()
+                        .map(|file| file.bytes.next_multiple_of(16 * MIB))
+                        .sum();
+                    let mut map = untouched_huge_pages(len);
+                    let memory = aligned(&mut map);
+                    read_all(&pool, &files, way, Into::Memory, Part::Whole, memory);
+                    map
+                })
+            },
+        )
+    }
+
+    /// What one writes who has no loader.
+    pub(crate) fn file_by_file(&self, key: char) -> Row {
+        let files = Arc::clone(&self.files);
+        let bytes = self.bytes();
+        row(
+            key,
+            "`std::fs::read` + `SafeTensors::deserialize` of each file",
+            "open, allocate, read, parse; freeing is not",
+            move || {
+                touch_and_free(bytes);
+                timed(|| {
+                    let read = |file: &OneFile| {
+                        let bytes = std::fs::read(&file.path).expect("the file is there");
+                        let tensors = SafeTensors::deserialize(&bytes).expect("it is valid");
+                        black_box(checksum(tensors.iter().map(|(_, tensor)| tensor.data())));
+                        bytes
+                    };
+                    files.iter().map(read).collect::<Vec<_>>()
                 })
             },
         )
