@@ -54,9 +54,9 @@ impl Resident {
         let dims = dtype::dims(info);
         if !device.is_cpu() || !dtype::is_converted(info, wanted) {
             let copied = convert::raw(info.dtype, loaded.bytes(), &dims, device)?;
-            let converted = copied.to_dtype(wanted)?;
+            let converted = copied.to_dtype(wanted);
             upload::finish(device)?;
-            return Ok(converted);
+            return converted;
         }
         let elements: usize = dims.iter().product();
         let mut memory = Memory::fresh(wanted, elements * dtype::width(wanted))?;
