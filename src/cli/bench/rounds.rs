@@ -1,4 +1,5 @@
-//! Rounds in which every way runs once, in an order that rotates: what disturbs the machine disturbs all of them.
+//! Rounds in which every way runs once, each round in another order: what disturbs the machine disturbs all of them, and no way always runs behind
+//! the same one, whose traces a disk keeps for a while.
 
 use std::io;
 
@@ -85,9 +86,11 @@ impl Bench<'_> {
         self.progress.name(format!("{title}: getting ready"));
         cache.prepare(state)?;
         let (mut lanes, mut left_out) = self.lanes(state, cache)?;
-        for round in 0..self.options.warmup {
+        // Every benchmark of the same ways has the same orders.
+        let mut random = fastrand::Rng::with_seed(0);
+        for _ in 0..self.options.warmup {
             self.progress.name(format!("{title}: warming up"));
-            self.run_round(&mut lanes, round, state, cache)?;
+            self.run_round(&mut lanes, &mut random, state, cache)?;
         }
         for lane in &mut lanes {
             lane.samples.clear();
@@ -97,7 +100,7 @@ impl Bench<'_> {
             let number = round + 1;
             self.progress
                 .name(format!("{title}: round {number} of {}", self.runs));
-            self.run_round(&mut lanes, round, state, cache)?;
+            self.run_round(&mut lanes, &mut random, state, cache)?;
         }
         let others_share = before
             .zip(Ticks::now())
@@ -236,13 +239,14 @@ impl Bench<'_> {
     fn run_round(
         &self,
         lanes: &mut [Lane],
-        round: usize,
+        random: &mut fastrand::Rng,
         state: State,
         cache: &mut PageCache,
     ) -> Result<(), Unready> {
-        let count = lanes.len();
-        for turn in 0..count {
-            let lane = &mut lanes[(round + turn) % count];
+        let mut order: Vec<usize> = (0..lanes.len()).collect();
+        random.shuffle(&mut order);
+        for number in order {
+            let lane = &mut lanes[number];
             if lane.lack.is_none() {
                 self.prepare(lane.way, state, cache)?;
                 match unless_lacking(self.run(&mut lane.work))? {
