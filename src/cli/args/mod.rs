@@ -90,7 +90,7 @@ enum Command {
     Demo(DemoArgs),
     /// Measure every way of loading, side by side
     ///
-    /// Each round runs every way once, each time in another order, with the page cache warm and then cold: before each load the kernel is
+    /// Each round runs every way once, in an order drawn anew, with the page cache warm and then cold: before each load the kernel is
     /// asked what is cached. The ways that keep all tensors in memory need up to three times the checkpoint's size; where that is not to
     /// be had they are left out.
     Bench(Box<BenchArgs>),

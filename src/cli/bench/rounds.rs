@@ -1,4 +1,4 @@
-//! Rounds in which every way runs once, each round in another order: what disturbs the machine disturbs all of them, and no way always runs behind
+//! Rounds in which every way runs once, in an order drawn anew: what disturbs the machine disturbs all of them, and no way always runs behind
 //! the same one, whose traces a disk keeps for a while.
 
 use std::io;
@@ -31,6 +31,9 @@ pub(super) struct Bench<'a> {
     pub(super) progress: &'a Progress,
 }
 
+/// Every benchmark of the same ways has the same orders.
+const SEED: u64 = 0;
+
 /// A way that is ready to be measured.
 struct Lane {
     way: Way,
@@ -51,6 +54,13 @@ impl From<Error> for Unready {
     fn from(error: Error) -> Self {
         Self::Failed(error)
     }
+}
+
+/// The numbers below `count`, as they take their turns in a round.
+fn order(count: usize, random: &mut fastrand::Rng) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    random.shuffle(&mut order);
+    order
 }
 
 /// A result, or why one way alone has none: memory or threads that it takes are not to be had.
@@ -86,8 +96,7 @@ impl Bench<'_> {
         self.progress.name(format!("{title}: getting ready"));
         cache.prepare(state)?;
         let (mut lanes, mut left_out) = self.lanes(state, cache)?;
-        // Every benchmark of the same ways has the same orders.
-        let mut random = fastrand::Rng::with_seed(0);
+        let mut random = fastrand::Rng::with_seed(SEED);
         for _ in 0..self.options.warmup {
             self.progress.name(format!("{title}: warming up"));
             self.run_round(&mut lanes, &mut random, state, cache)?;
@@ -243,9 +252,7 @@ impl Bench<'_> {
         state: State,
         cache: &mut PageCache,
     ) -> Result<(), Unready> {
-        let mut order: Vec<usize> = (0..lanes.len()).collect();
-        random.shuffle(&mut order);
-        for number in order {
+        for number in order(lanes.len(), random) {
             let lane = &mut lanes[number];
             if lane.lack.is_none() {
                 self.prepare(lane.way, state, cache)?;
@@ -351,6 +358,8 @@ impl Bench<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -374,5 +383,23 @@ mod tests {
         };
         let reason = unless_lacking::<()>(Err(error)).unwrap().unwrap_err();
         assert!(reason.contains("refused"), "{reason}");
+    }
+
+    #[test]
+    fn nobody_always_comes_behind_the_same_one() {
+        for count in 2..=Way::ALL.len() {
+            let mut random = fastrand::Rng::with_seed(SEED);
+            let mut before = vec![HashSet::new(); count];
+            for _ in 0..5 {
+                let order = order(count, &mut random);
+                let each: HashSet<usize> = order.iter().copied().collect();
+                assert_eq!(each.len(), count);
+                before[order[0]].insert(None);
+                for pair in order.windows(2) {
+                    before[pair[1]].insert(Some(pair[0]));
+                }
+            }
+            assert!(before.iter().all(|others| others.len() > 1), "{before:?}");
+        }
     }
 }

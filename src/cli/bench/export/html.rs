@@ -179,7 +179,7 @@ fn loop_says(how: Loop) -> String {
 
 fn method(page: &mut Page, results: &Results) {
     page.paragraph(&format!(
-        "{}: each round runs every way once, each round in another order, so that what disturbs the machine disturbs all of them. \
+        "{}: each round runs every way once, in an order drawn anew, so that what disturbs the machine disturbs all of them. \
          Before each load the page cache is brought into its state, and the kernel is asked whether it is there. \
          A limit is the quickest of some plain loops of reads into memory that is in use already; it is chosen anew in each state, and then \
          takes its turn like the others.",
