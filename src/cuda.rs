@@ -1,4 +1,4 @@
-//! Buffers that NVIDIA's driver knows as pinned, so that copies from them run at the speed of the bus.
+//! Buffers that NVIDIA's driver knows as pinned, so that the GPU copies from them by itself.
 
 #![allow(unsafe_code)] // the driver's functions are unsafe to call; those that are called are here
 
